@@ -1,0 +1,248 @@
+"""Every error the system shows, by class; translated to a protocol once, at the edge.
+
+    LockstepError
+    ├── ServingError                 a running process could not answer
+    │   ├── InputError               the caller's data; sending it again gives the same answer
+    │   │   ├── ImageInvalid         truncated, empty or not a picture
+    │   │   ├── ImageUnsupported     a format, mode or animation that is not served
+    │   │   ├── ImageTooLarge        header dimensions over the limits (refused before decoding)
+    │   │   ├── BodyInvalid          not the JSON, form or tensor layout that was promised
+    │   │   ├── BodyTooLarge
+    │   │   ├── BodyTimeout          the body came in too slowly
+    │   │   ├── MediaTypeUnsupported
+    │   │   ├── ParameterInvalid     unknown parameter, or a value outside its range
+    │   │   └── NotFound             unknown model, version or route
+    │   ├── Overloaded               shed at the door; try again later
+    │   ├── DeadlineExceeded         the caller's time is over
+    │   ├── Unavailable              a dependency (Triton, a model) is down
+    │   └── EngineFailed             the engine refused or broke
+    ├── ConversionError              a checkpoint could not become a servable version
+    │   ├── SpecInvalid              the YAML, with line and nearest key
+    │   ├── ImportFailed             a package could not be had or its hash differs
+    │   ├── CheckpointRefused        hostile, unreadable, not what the spec says
+    │   ├── KeysMismatch             strict load: missing, unexpected, reshaped, dtype-changed keys
+    │   ├── NotFrozen                train mode, dropout or BatchNorm still active
+    │   ├── ModelRefused             an ONNX file that reaches outside its folder or is malformed
+    │   ├── OperatorUnsupported      with the module path it came from
+    │   ├── PrecisionFailed
+    │   ├── BuildFailed              an engine could not be built
+    │   ├── ParityFailed             a certificate row failed
+    │   ├── CertificateRefused       missing, failed, or its hashes do not match
+    │   ├── ConversionBusy           another converter holds this model
+    │   └── StorageFailed            disk full, not writable
+    └── SourceError                  video or audio that cannot be read
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class LockstepError(Exception):
+    """Base of all our errors. `code` is stable; `retryable` says whether trying the same again can help."""
+
+    code: ClassVar[str] = "internal"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class ServingError(LockstepError):
+    """A running process could not answer."""
+
+    code = "serving_failed"
+
+
+class InputError(ServingError):
+    """The caller's data is at fault."""
+
+    code = "input_invalid"
+
+
+class ImageInvalid(InputError):
+    """Truncated, empty, or not a picture."""
+
+    code = "image_invalid"
+
+
+class ImageUnsupported(InputError):
+    """A format, colour mode or animation that is not served."""
+
+    code = "image_unsupported"
+
+
+class ImageTooLarge(InputError):
+    """Header dimensions over the limits; nothing was decoded."""
+
+    code = "image_too_large"
+
+
+class BodyInvalid(InputError):
+    """Not the JSON, form or tensor layout that was promised."""
+
+    code = "body_invalid"
+
+
+class BodyTooLarge(InputError):
+    """More bytes than the limit."""
+
+    code = "body_too_large"
+
+
+class BodyTimeout(InputError):
+    """The body came in too slowly."""
+
+    code = "body_timeout"
+    retryable = True
+
+
+class MediaTypeUnsupported(InputError):
+    """A Content-Type (or Content-Encoding) that no route takes."""
+
+    code = "media_type_unsupported"
+
+
+class ParameterInvalid(InputError):
+    """An unknown parameter, or a value outside its range."""
+
+    code = "parameter_invalid"
+
+
+class NotFound(InputError):
+    """Unknown model, version or route."""
+
+    code = "not_found"
+
+
+class Overloaded(ServingError):
+    """Shed at the door."""
+
+    code = "overloaded"
+    retryable = True
+
+
+class DeadlineExceeded(ServingError):
+    """The caller's time is over."""
+
+    code = "deadline_exceeded"
+    retryable = True
+
+
+class Unavailable(ServingError):
+    """A dependency is down."""
+
+    code = "unavailable"
+    retryable = True
+
+
+class EngineFailed(ServingError):
+    """The engine refused or broke."""
+
+    code = "engine_failed"
+
+
+class ConversionError(LockstepError):
+    """A checkpoint could not become a servable version."""
+
+    code = "conversion_failed"
+
+
+class SpecInvalid(ConversionError):
+    """The model's YAML is wrong."""
+
+    code = "spec_invalid"
+
+
+class ImportFailed(ConversionError):
+    """A package could not be had, or what came has another hash."""
+
+    code = "import_failed"
+    retryable = True
+
+
+class CheckpointRefused(ConversionError):
+    """Hostile, unreadable, or not of the format the spec names."""
+
+    code = "checkpoint_refused"
+
+
+class KeysMismatch(ConversionError):
+    """Strict load: keys are missing, unexpected, reshaped or of another dtype."""
+
+    code = "keys_mismatch"
+
+
+class NotFrozen(ConversionError):
+    """Train mode, active dropout, or a BatchNorm that still learns."""
+
+    code = "not_frozen"
+
+
+class ModelRefused(ConversionError):
+    """An ONNX file that reaches outside its folder, or is malformed."""
+
+    code = "model_refused"
+
+
+class OperatorUnsupported(ConversionError):
+    """An operator that a target lacks, with the module path it came from."""
+
+    code = "operator_unsupported"
+
+
+class PrecisionFailed(ConversionError):
+    """Half precision could not be written into the graph."""
+
+    code = "precision_failed"
+
+
+class BuildFailed(ConversionError):
+    """An engine could not be built."""
+
+    code = "build_failed"
+
+
+class ParityFailed(ConversionError):
+    """A certificate row failed; the message names the stage."""
+
+    code = "parity_failed"
+
+
+class CertificateRefused(ConversionError):
+    """No certificate, a failed one, or files that do not match it."""
+
+    code = "certificate_refused"
+
+
+class ConversionBusy(ConversionError):
+    """Another converter is at work on this model."""
+
+    code = "conversion_busy"
+    retryable = True
+
+
+class StorageFailed(ConversionError):
+    """Disk full or not writable; nothing half-written stays."""
+
+    code = "storage_failed"
+    retryable = True
+
+
+class SourceError(LockstepError):
+    """Video or audio that cannot be opened or read."""
+
+    code = "source_failed"
+
+
+def subclasses_by_code(root: type[LockstepError] = LockstepError) -> dict[str, type[LockstepError]]:
+    """Every error class below `root` by its code; codes are unique (a test says so)."""
+    found: dict[str, type[LockstepError]] = {root.code: root}
+    for child in root.__subclasses__():
+        found.update(subclasses_by_code(child))
+    return found

@@ -1,0 +1,202 @@
+"""The values that travel between modules: frozen, slotted, checked where they are made.
+
+Boxes are float32 `[x1, y1, x2, y2]` in source pixels unless a name says otherwise, image arrays are RGB uint8 HWC.
+Streams have their own values in `serving.frames`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+PixelArray = npt.NDArray[np.uint8]
+
+
+def _expect(condition: bool, what: str, expected: object, got: object) -> None:
+    if not condition:
+        raise ValueError(f"{what}: expected {expected}, got {got}")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, datatype (KServe V2 words: FP32, UINT8 ...) and shape of one tensor; -1 is a free dimension."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        _expect(bool(self.name), "TensorSpec.name", "a non-empty name", self.name)
+        _expect(self.datatype in DATATYPES, f"TensorSpec {self.name}.datatype", sorted(DATATYPES), self.datatype)
+        _expect(all(d == -1 or d >= 0 for d in self.shape), f"TensorSpec {self.name}.shape", "dims >= 0 or -1", self.shape)
+
+
+DATATYPES: Mapping[str, type[np.generic]] = {
+    "BOOL": np.bool_,
+    "UINT8": np.uint8,
+    "INT8": np.int8,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "FP16": np.float16,
+    "FP32": np.float32,
+    "FP64": np.float64,
+}
+
+
+def datatype_of(array: Array) -> str:
+    """The KServe V2 datatype word of an array; ValueError names a dtype that has none."""
+    for word, kind in DATATYPES.items():
+        if array.dtype == kind:
+            return word
+    raise ValueError(f"dtype {array.dtype}: expected one of {sorted(DATATYPES)}; convert the array first")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSize:
+    """Width and height in pixels, after EXIF orientation."""
+
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        _expect(self.width > 0 and self.height > 0, "ImageSize", "positive sides", (self.width, self.height))
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTransform:
+    """How source pixels became model pixels: `model = source * scale + offset`, per axis (x, y).
+
+    `source` is the picture after orientation (and after a roi crop); `model` the network's input plane.
+    """
+
+    source: ImageSize
+    model: ImageSize
+    scale: tuple[float, float]
+    offset: tuple[float, float] = (0.0, 0.0)
+
+    def to_source(self, xyxy: FloatArray) -> FloatArray:
+        """Boxes `[n, 4]` in model pixels -> boxes in source pixels, clipped to the picture."""
+        _expect(xyxy.ndim == 2 and xyxy.shape[1] == 4, "ImageTransform.to_source boxes", "[n, 4]", xyxy.shape)
+        scale = np.array([*self.scale, *self.scale], np.float64)
+        offset = np.array([*self.offset, *self.offset], np.float64)
+        limit = np.array([self.source.width, self.source.height] * 2, np.float64)
+        return np.clip((xyxy - offset) / scale, 0.0, limit).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """Boxes of one picture as a struct of arrays, best first.
+
+    xyxy: float32 [n, 4] in source pixels; confidence: float32 [n] in 0..1; class_id: int64 [n];
+    tracker_id: int64 [n] or None where nothing was tracked.
+    """
+
+    xyxy: FloatArray
+    confidence: FloatArray
+    class_id: IntArray
+    tracker_id: IntArray | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.xyxy)
+        _expect(self.xyxy.shape == (n, 4), "Detections.xyxy", "shape [n, 4]", self.xyxy.shape)
+        _expect(self.confidence.shape == (n,), "Detections.confidence", f"shape [{n}]", self.confidence.shape)
+        _expect(self.class_id.shape == (n,), "Detections.class_id", f"shape [{n}]", self.class_id.shape)
+        if self.tracker_id is not None:
+            _expect(self.tracker_id.shape == (n,), "Detections.tracker_id", f"shape [{n}]", self.tracker_id.shape)
+
+    def __len__(self) -> int:
+        return len(self.xyxy)
+
+    @classmethod
+    def empty(cls) -> Detections:
+        """No box at all: a normal answer."""
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """Classes of one sample, best first. class_id: int64 [k]; score: float32 [k] in 0..1."""
+
+    class_id: IntArray
+    score: FloatArray
+
+    def __post_init__(self) -> None:
+        _expect(self.class_id.ndim == 1, "Classification.class_id", "shape [k]", self.class_id.shape)
+        _expect(self.score.shape == self.class_id.shape, "Classification.score", self.class_id.shape, self.score.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """One vector, float32 [d]."""
+
+    vector: FloatArray
+
+    def __post_init__(self) -> None:
+        _expect(self.vector.ndim == 1, "Embedding.vector", "shape [d]", self.vector.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class RawTensors:
+    """Named output tensors of one sample, as the network gave them (task raw)."""
+
+    tensors: Mapping[str, Array]
+
+
+TaskResult = Detections | Classification | Embedding | RawTensors
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine says of itself, read back from the runtime, never from a file name.
+
+    engine: openvino, onnxruntime, tensorrt, tensorrt_rtx; precision: the one in effect (f32, bf16, f16);
+    dtypes_from: where the dtypes were read (runtime model, parsed network, inspector).
+    """
+
+    engine: str
+    library_version: str
+    device: str
+    precision: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    dtypes_from: str = "runtime model"
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """One picture (or sample) for one model.
+
+    Exactly one of `encoded` (bytes of a JPEG, PNG or WebP file), `frame` (RGB uint8 [h, w, 3]) or `tensors`
+    (task raw: named arrays without a batch axis) is given. `parameters` are the task's own (top_k, roi ...).
+    """
+
+    encoded: bytes | None = None
+    frame: PixelArray | None = None
+    tensors: Mapping[str, Array] | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        given = [n for n in ("encoded", "frame", "tensors") if getattr(self, n) is not None]
+        _expect(len(given) == 1, "InferRequest", "exactly one of encoded, frame, tensors", given or "none")
+
+
+@dataclass(frozen=True, slots=True)
+class InferResponse:
+    """The typed result of one request, with what the result document needs.
+
+    `timings_ms` keys: decode, preprocess, infer, postprocess (batch stages are shared evenly by the batch).
+    `pixels_sha256` is the SHA-256 of the uint8 pixels before normalising ('' for task raw).
+    """
+
+    result: TaskResult
+    image: ImageSize | None
+    timings_ms: Mapping[str, float]
+    pixels_sha256: str = ""
