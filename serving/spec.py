@@ -1,0 +1,283 @@
+"""The model spec: one YAML a model, read strictly. An unknown key is an error with its line and the nearest key.
+
+`ModelSpec.read(path)` is the only way in; `json_schema()` is published for editors. Relative paths are relative to
+the YAML's folder. What a served version needs of its spec travels beside the engine as `spec.json`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from serving.errors import SpecInvalid
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+ResizeRule = Literal["none", "stretch", "letterbox", "shortest_side_crop", "center_crop", "min_max_side"]
+Kernel = Literal["pil_bilinear", "pil_bicubic", "pil_nearest", "cv2_linear", "cv2_area", "cv2_nearest", "tf1_bilinear"]
+ColourOrder = Literal["rgb", "bgr", "grey", "pseudo_grey"]
+ValueRange = Literal["unit", "byte", "signed"]
+CheckpointFormat = Literal["state_dict", "torchscript", "torch_export", "safetensors", "onnx"]
+EngineName = Literal["openvino", "onnxruntime", "tensorrt_rtx", "tensorrt"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PreprocessSpec(_Strict):
+    """How a picture becomes the network's input. The exact arithmetic is in docs/preprocessing.md.
+
+    Order: decode -> EXIF orientation -> alpha onto black, 16-bit to 8 -> colour -> resize rule -> pad -> range ->
+    mean/std -> layout. `width` x `height` is the network's plane (for `min_max_side` and `none`, 0: free).
+    """
+
+    width: int = Field(0, ge=0, le=16384)
+    height: int = Field(0, ge=0, le=16384)
+    resize: ResizeRule = "stretch"
+    kernel: Kernel = "pil_bilinear"
+    shortest_side: int | None = Field(None, ge=1, description="shortest_side_crop: the side before the centre crop")
+    min_side: int | None = Field(None, ge=1)
+    max_side: int | None = Field(None, ge=1)
+    pad_value: int = Field(0, ge=0, le=255)
+    pad_multiple: int = Field(1, ge=1, le=1024)
+    pad_position: Literal["center", "right_bottom"] = "center"
+    scale_up: bool = True
+    colour: ColourOrder = "rgb"
+    range: ValueRange = "unit"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    fast: bool = Field(False, description="scaled JPEG decode and a uint8 graph, served only if their row passes")
+
+    @property
+    def channels(self) -> int:
+        """Channels of the network's input."""
+        return 1 if self.colour == "grey" else 3
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PreprocessSpec:
+        for name in ("mean", "std"):
+            given = getattr(self, name)
+            if given and len(given) != self.channels:
+                raise ValueError(f"{name}: expected {self.channels} values for colour {self.colour}, got {len(given)}")
+        if any(value == 0 for value in self.std):
+            raise ValueError("std: expected values other than 0; the input is divided by them")
+        fixed = self.resize not in ("none", "min_max_side")
+        if fixed and not (self.width and self.height):
+            raise ValueError(f"resize {self.resize} needs width and height")
+        if self.resize == "shortest_side_crop" and self.shortest_side is None:
+            raise ValueError("resize shortest_side_crop needs shortest_side (the side before the centre crop)")
+        if self.resize == "min_max_side" and self.min_side is None and self.max_side is None:
+            raise ValueError("resize min_max_side needs min_side, max_side or both")
+        return self
+
+
+class CheckpointSpec(_Strict):
+    """Where the trained weights are and how strictly they are loaded."""
+
+    path: str | None = Field(None, description="file, relative to the YAML; absent where `importer` brings it")
+    format: CheckpointFormat = "state_dict"
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    strip_prefix: str = ""
+    state_key: str = Field("", description="key of the state dict inside a training checkpoint, e.g. model")
+    allow_missing: tuple[str, ...] = ()
+    allow_unexpected: tuple[str, ...] = ()
+
+
+class FactorySpec(_Strict):
+    """The callable that builds the untrained module: `package.module:function` and its keyword arguments."""
+
+    callable: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class TensorDecl(_Strict):
+    """A named tensor of a raw model, without its batch axis."""
+
+    name: str
+    datatype: Literal["FP32", "INT64", "INT32", "UINT8", "BOOL"] = "FP32"
+    shape: tuple[int, ...] = ()
+    dynamic: dict[int, tuple[int, int]] = Field(default_factory=dict, description="axis -> (min, max)")
+
+
+class BatchSpec(_Strict):
+    """Batch sizes of the engine's profile. max 1 switches dynamic batching off."""
+
+    opt: int = Field(1, ge=1, le=1024)
+    max: int = Field(8, ge=1, le=1024)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> BatchSpec:
+        if self.opt > self.max:
+            raise ValueError(f"batch: opt {self.opt} is over max {self.max}")
+        return self
+
+
+class ParitySpec(_Strict):
+    """The real samples and the gates of the certificate."""
+
+    samples: str | None = Field(None, description="folder of pictures (or .npz tensors), relative to the YAML")
+    labels: str | None = Field(None, description="CSV `file,label`, relative to the samples folder")
+    training_side: str | None = Field(None, description="module:function(bytes, arguments) of the training code")
+    training_arguments: dict[str, Any] = Field(default_factory=dict)
+    gates: dict[str, dict[str, float]] = Field(default_factory=dict, description="row -> metric -> bound")
+    because: str = Field("", description="why a gate is loosened; printed red")
+
+
+class ExpectSpec(_Strict):
+    """The score that checkpoint and served model must reach on the labelled samples."""
+
+    metric: str
+    at_least: float
+
+
+class ConstantsSpec(_Strict):
+    """Training-side post-processing constants and where they come from, hashed into the certificate."""
+
+    source: str | None = Field(None, description="module:function giving a JSON value read from the source package")
+    labels_source: str | None = None
+
+
+class ServingSpec(_Strict):
+    """How the model is served."""
+
+    instances: int = Field(1, ge=1, le=64)
+    threads: int = Field(1, ge=1, le=64)
+    max_queue_size: int = Field(64, ge=1, le=4096)
+    max_queue_delay_us: int = Field(0, ge=0, le=1_000_000)
+    queue_timeout_ms: int = Field(5000, ge=1)
+    required: bool = True
+
+
+class ModelSpec(_Strict):
+    """One model: what it is, where its weights are, how its input is made and what its output means."""
+
+    name: Name
+    task: Name
+    description: str = ""
+    licence: str = ""
+    version: int = Field(1, ge=1)
+    importer: str | None = Field(None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    factory: FactorySpec | None = None
+    inputs: tuple[TensorDecl, ...] = ()
+    outputs: tuple[str, ...] = Field((), description="names of the network's outputs, in order")
+    preprocess: PreprocessSpec | None = None
+    labels: str | tuple[str, ...] = Field((), description="a file with one label a line, or the labels themselves")
+    options: dict[str, Any] = Field(default_factory=dict, description="the task's own settings, checked by the task")
+    thresholds: dict[str, dict[str, float]] = Field(default_factory=dict, description="scenario -> parameter -> value")
+    precision: Literal["fp16", "fp32"] = "fp16"
+    keep_fp32: tuple[str, ...] = Field((), description="operators or node names kept in FP32")
+    engines: tuple[EngineName, ...] = ("openvino", "onnxruntime", "tensorrt_rtx")
+    batch: BatchSpec = BatchSpec()
+    parity: ParitySpec = ParitySpec()
+    expect: ExpectSpec | None = None
+    constants: ConstantsSpec = ConstantsSpec()
+    serving: ServingSpec = ServingSpec()
+    shipped: bool = Field(False, description="shipped models may not be weak (fewer than 32 samples)")
+
+    @field_validator("labels")
+    @classmethod
+    def _unique(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if isinstance(value, tuple) and len(set(value)) != len(value):
+            raise ValueError("labels: expected unique names")
+        return value
+
+    @model_validator(mode="after")
+    def _complete(self) -> ModelSpec:
+        if self.checkpoint.format in ("state_dict", "safetensors") and self.factory is None:
+            raise ValueError(f"checkpoint format {self.checkpoint.format} holds weights only: `factory` is missing")
+        if self.task == "raw":
+            if not self.inputs:
+                raise ValueError("task raw needs `inputs` (name, datatype, shape)")
+        elif self.preprocess is None:
+            raise ValueError(f"task {self.task} needs `preprocess`")
+        return self
+
+    @classmethod
+    def read(cls, path: Path) -> ModelSpec:
+        """Read and check a YAML. Raises SpecInvalid with `file:line: key: what is wrong`."""
+        return _read_yaml(cls, path)
+
+    def label_names(self, folder: Path) -> tuple[str, ...]:
+        """The labels in class order; a file is read from `folder` when the path is relative."""
+        if isinstance(self.labels, tuple):
+            return self.labels
+        source = folder / self.labels
+        if not source.is_file():
+            raise SpecInvalid(f"{self.name}: labels file {self.labels} does not exist", hint=f"looked in {folder}")
+        return tuple(line.strip() for line in source.read_text("utf-8").splitlines() if line.strip())
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a model YAML, for editors."""
+    return ModelSpec.model_json_schema()
+
+
+def _read_yaml(kind: type[ModelSpec], path: Path) -> ModelSpec:
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise SpecInvalid(f"{path}: cannot be read: {error.strerror}", hint="give the path of a model YAML") from error
+    except UnicodeDecodeError as error:
+        raise SpecInvalid(f"{path}: expected UTF-8 text, byte {error.start} is not") from error
+    try:
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecInvalid(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(value, dict):
+        raise SpecInvalid(f"{path}: expected a mapping of keys, got {type(value).__name__}")
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SpecInvalid(_explain(path, tree, first, len(error.errors()))) from error
+
+
+def _explain(path: Path, tree: yaml.Node | None, error: Mapping[str, Any], count: int) -> str:
+    where = [part for part in error["loc"] if isinstance(part, str | int)]
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message = f"unknown key{_nearest(where)}"
+    elif "input" in error and error["type"] not in ("value_error", "missing"):
+        message += f", got {str(error['input'])[:80]!r}"
+    more = f" (and {count - 1} more)" if count > 1 else ""
+    return f"{path}:{_line_of(tree, where)}: {'.'.join(map(str, where)) or 'the file'}: {message}{more}"
+
+
+def _nearest(where: list[str | int]) -> str:
+    kind: Any = ModelSpec
+    for part in where[:-1]:
+        field = getattr(kind, "model_fields", {}).get(part)
+        kind = next((t for t in _models_in(field.annotation)), None) if field else kind
+    known = list(getattr(kind, "model_fields", {}))
+    close = difflib.get_close_matches(str(where[-1]), known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(known)}"
+
+
+def _models_in(annotation: Any) -> list[Any]:
+    found = [annotation, *getattr(annotation, "__args__", ())]
+    return [kind for kind in found if isinstance(kind, type) and issubclass(kind, BaseModel)]
+
+
+def _line_of(node: yaml.Node | None, where: list[str | int]) -> int:
+    line = node.start_mark.line + 1 if node else 1
+    for part in where:
+        if isinstance(node, yaml.MappingNode):
+            pairs = {str(key.value): (key, value) for key, value in node.value}
+            if str(part) not in pairs:
+                break
+            key, node = pairs[str(part)]
+            line = key.start_mark.line + 1
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line
