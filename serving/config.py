@@ -1,0 +1,101 @@
+"""Settings of every process: one YAML, the environment (LOCKSTEP_*) on top, defaults below. Only here is the
+environment read. `lockstep config` prints each value with where it came from.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from serving.errors import ServingError
+
+PREFIX = "LOCKSTEP_"
+
+
+class ConfigInvalid(ServingError):
+    """A setting is unknown or out of range."""
+
+    code = "config_invalid"
+
+
+class Settings(BaseModel):
+    """All settings, flat. Paths are relative to the working folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    repository: Path = Field(Path("model_repository"), description="model repository that is served")
+    cache_dir: Path = Field(Path(".cache/lockstep"), description="fetched packages, checkpoints, samples")
+    triton_home: Path = Field(Path(".triton/site/pytriton/tritonserver"), description="the embedded Triton")
+    triton_url: str = Field("", description="grpc://host:port of an existing Triton; empty: start the embedded one")
+    host: str = Field("127.0.0.1", description="address the gateway binds")
+    port: int = Field(8080, ge=0, le=65535, description="port the gateway binds; 0: any free one")
+    workers: int = Field(2, ge=1, le=64, description="gateway processes")
+    allow_unauthenticated: bool = Field(False, description="allow a bind address other than loopback")
+    max_body_bytes: int = Field(10 * 1024 * 1024, ge=1024, description="largest request body, bytes")
+    max_pixels: int = Field(40_000_000, ge=1, description="largest picture by its header, pixels")
+    max_side: int = Field(16_384, ge=1, description="longest side of a picture by its header, pixels")
+    body_timeout_s: float = Field(30.0, gt=0, description="time for a whole request body to arrive, seconds")
+    body_min_rate: int = Field(1024, ge=0, description="bytes per second below which a body is cut")
+    request_timeout_ms: int = Field(10_000, ge=1, description="deadline where the caller names none, milliseconds")
+    max_in_flight: int = Field(64, ge=1, description="requests in flight per gateway process before 429")
+    drain_s: float = Field(5.0, ge=0, description="time between failing readiness and closing, seconds")
+    canary_interval_s: float = Field(2.0, gt=0, description="time between canary inferences, seconds")
+    staging: bool = Field(False, description="serve a version without certificate (private staging Triton only)")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings and, for each name, where its value came from: default, environment or the file's name."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+
+
+def load_settings(path: Path | None = None, environ: Mapping[str, str] | None = None, **overrides: Any) -> Loaded:
+    """Read settings. `overrides` (command line) win over the environment, which wins over the file.
+
+    Raises ConfigInvalid with the name, the value and what was expected.
+    """
+    env = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    sources = dict.fromkeys(Settings.model_fields, "default")
+    for name, value in _from_file(path).items():
+        values[name], sources[name] = value, str(path)
+    for name in Settings.model_fields:
+        if (key := PREFIX + name.upper()) in env:
+            values[name], sources[name] = env[key], f"environment {key}"
+    for name, value in overrides.items():
+        if value is not None:
+            values[name], sources[name] = value, "command line"
+    try:
+        return Loaded(Settings.model_validate(values), sources)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        known = f"; known settings: {', '.join(Settings.model_fields)}" if first["type"] == "extra_forbidden" else ""
+        source = sources.get(name, str(path))
+        raise ConfigInvalid(f"{name} ({source}): {first['msg']}, got {first.get('input')!r}{known}") from error
+
+
+def _from_file(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        value = yaml.safe_load(path.read_text("utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigInvalid(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(value, dict):
+        raise ConfigInvalid(f"{path}: expected a mapping of settings, got {type(value).__name__}")
+    return value
+
+
+def child_environment(**extra: str) -> dict[str, str]:
+    """This process's environment with `extra` on top, for a process we start."""
+    return {**os.environ, **extra}

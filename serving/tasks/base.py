@@ -1,0 +1,140 @@
+"""What a task is: how a network's outputs become a typed result, and when two results agree.
+
+One file a task under this folder, found by its name: `serving/tasks/<task>.py` with a module value `TASK`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from serving.errors import ParameterInvalid, SpecInvalid
+from serving.spec import ModelSpec
+from serving.types import Array, ImageTransform, TaskResult, TensorSpec
+
+Gate = Mapping[str, float]
+Options = TypeVar("Options", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One request parameter: its type, range and default (None: not set)."""
+
+    kind: Literal["int", "float", "str", "bool"]
+    minimum: float | None = None
+    maximum: float | None = None
+    default: Any = None
+    help: str = ""
+
+    def parse(self, name: str, value: Any) -> Any:
+        """The value as its type; ParameterInvalid says name, expected and got."""
+        try:
+            parsed = _convert(self.kind, value)
+        except (TypeError, ValueError) as error:
+            raise ParameterInvalid(f"{name}: expected {self.kind}, got {str(value)[:60]!r}") from error
+        for bound, low in ((self.minimum, True), (self.maximum, False)):
+            if bound is not None and not (parsed >= bound if low else parsed <= bound):
+                raise ParameterInvalid(f"{name}: expected {self.minimum} to {self.maximum}, got {parsed}")
+        return parsed
+
+
+def _convert(kind: str, value: Any) -> Any:
+    if kind == "str":
+        return str(value)
+    if kind == "bool":
+        words = {"true": True, "1": True, "false": False, "0": False}
+        return words[str(value).lower()] if str(value).lower() in words else _refuse(value)
+    if isinstance(value, bool) or (kind == "int" and isinstance(value, float) and not value.is_integer()):
+        return _refuse(value)
+    return int(value) if kind == "int" else float(value)
+
+
+def _refuse(value: Any) -> Any:
+    raise ValueError(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Whether two results of one sample make the same decision. `figures` hold the worst numbers seen."""
+
+    ok: bool
+    figures: Mapping[str, float] = field(default_factory=dict)
+    why: str = ""
+
+
+class Task(Protocol):
+    """A task's own file implements this; nothing else has to know the task."""
+
+    name: str
+    parameters: Mapping[str, Parameter]
+    default_gates: Mapping[str, Gate]
+
+    def check(self, spec: ModelSpec) -> None:
+        """Raise SpecInvalid where spec.options or spec.outputs do not suit the task."""
+        ...
+
+    def outputs(self, spec: ModelSpec) -> tuple[TensorSpec, ...]:
+        """The typed tensors under /v2, without the batch axis."""
+        ...
+
+    def postprocess(
+        self, raw: Mapping[str, Array], transform: ImageTransform | None, spec: ModelSpec, parameters: Mapping[str, Any]
+    ) -> TaskResult:
+        """One sample's network outputs (no batch axis) -> its typed result."""
+        ...
+
+    def to_document(self, result: TaskResult, labels: Sequence[str]) -> dict[str, Any]:
+        """The task's fields of the result document."""
+        ...
+
+    def to_tensors(self, result: TaskResult, spec: ModelSpec) -> dict[str, Array]:
+        """The typed tensors of `outputs`."""
+        ...
+
+    def agree(self, reference: TaskResult, candidate: TaskResult, gate: Gate, spec: ModelSpec) -> Agreement:
+        """Compare decisions of one sample under a gate (bounds by name)."""
+        ...
+
+    def score(self, metric: str, results: Sequence[TaskResult], labels: Sequence[str], spec: ModelSpec) -> float:
+        """The named metric of results against ground-truth labels; SpecInvalid for an unknown metric."""
+        ...
+
+
+def parse_parameters(task: Task, spec: ModelSpec, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Check request parameters; a scenario's thresholds fill what the caller left out.
+
+    Raises ParameterInvalid for an unknown name (with the known ones), an unknown scenario or a bad value.
+    """
+    values = {name: parameter.default for name, parameter in task.parameters.items()}
+    scenario = str(given.get("scenario", "") or "default")
+    if scenario != "default" and scenario not in spec.thresholds:
+        raise ParameterInvalid(f"scenario: expected one of {sorted(spec.thresholds)}, got {scenario[:60]!r}")
+    values.update(spec.thresholds.get(scenario, {}))
+    for name, value in given.items():
+        if name in COMMON_PARAMETERS:
+            continue
+        if name not in task.parameters:
+            known = sorted({*task.parameters, *COMMON_PARAMETERS})
+            raise ParameterInvalid(f"unknown parameter {str(name)[:60]!r}; {spec.name} takes {', '.join(known)}")
+        values[name] = task.parameters[name].parse(name, value)
+    return values
+
+
+COMMON_PARAMETERS: Mapping[str, Parameter] = {
+    "scenario": Parameter("str", help="named set of thresholds in the model's spec"),
+    "roi": Parameter("str", help="x1,y1,x2,y2 in source pixels: only this part is analysed, after decoding"),
+}
+
+
+def parse_options(kind: type[Options], spec: ModelSpec) -> Options:
+    """spec.options as the task's own model; SpecInvalid names the key."""
+    try:
+        return kind.model_validate(spec.options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        known = ", ".join(kind.model_fields)
+        raise SpecInvalid(f"{spec.name}: options.{where}: {first['msg']}; known options: {known}") from error
