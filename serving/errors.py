@@ -1,36 +1,36 @@
 """Every error the system shows, by class; translated to a protocol once, at the edge.
 
-    LockstepError
-    ├── ServingError                 a running process could not answer
-    │   ├── InputError               the caller's data; sending it again gives the same answer
-    │   │   ├── ImageInvalid         truncated, empty or not a picture
-    │   │   ├── ImageUnsupported     a format, mode or animation that is not served
-    │   │   ├── ImageTooLarge        header dimensions over the limits (refused before decoding)
-    │   │   ├── BodyInvalid          not the JSON, form or tensor layout that was promised
-    │   │   ├── BodyTooLarge
-    │   │   ├── BodyTimeout          the body came in too slowly
-    │   │   ├── MediaTypeUnsupported
-    │   │   ├── ParameterInvalid     unknown parameter, or a value outside its range
-    │   │   └── NotFound             unknown model, version or route
-    │   ├── Overloaded               shed at the door; try again later
-    │   ├── DeadlineExceeded         the caller's time is over
-    │   ├── Unavailable              a dependency (Triton, a model) is down
-    │   └── EngineFailed             the engine refused or broke
-    ├── ConversionError              a checkpoint could not become a servable version
-    │   ├── SpecInvalid              the YAML, with line and nearest key
-    │   ├── ImportFailed             a package could not be had or its hash differs
-    │   ├── CheckpointRefused        hostile, unreadable, not what the spec says
-    │   ├── KeysMismatch             strict load: missing, unexpected, reshaped, dtype-changed keys
-    │   ├── NotFrozen                train mode, dropout or BatchNorm still active
-    │   ├── ModelRefused             an ONNX file that reaches outside its folder or is malformed
-    │   ├── OperatorUnsupported      with the module path it came from
-    │   ├── PrecisionFailed
-    │   ├── BuildFailed              an engine could not be built
-    │   ├── ParityFailed             a certificate row failed
-    │   ├── CertificateRefused       missing, failed, or its hashes do not match
-    │   ├── ConversionBusy           another converter holds this model
-    │   └── StorageFailed            disk full, not writable
-    └── SourceError                  video or audio that cannot be read
+LockstepError
+├── ServingError                 a running process could not answer
+│   ├── InputError               the caller's data; sending it again gives the same answer
+│   │   ├── ImageInvalid         truncated, empty or not a picture
+│   │   ├── ImageUnsupported     a format, mode or animation that is not served
+│   │   ├── ImageTooLarge        header dimensions over the limits (refused before decoding)
+│   │   ├── BodyInvalid          not the JSON, form or tensor layout that was promised
+│   │   ├── BodyTooLarge
+│   │   ├── BodyTimeout          the body came in too slowly
+│   │   ├── MediaTypeUnsupported
+│   │   ├── ParameterInvalid     unknown parameter, or a value outside its range
+│   │   └── NotFound             unknown model, version or route
+│   ├── Overloaded               shed at the door; try again later
+│   ├── DeadlineExceeded         the caller's time is over
+│   ├── Unavailable              a dependency (Triton, a model) is down
+│   └── EngineFailed             the engine refused or broke
+├── ConversionError              a checkpoint could not become a servable version
+│   ├── SpecInvalid              the YAML, with line and nearest key
+│   ├── ImportFailed             a package could not be had or its hash differs
+│   ├── CheckpointRefused        hostile, unreadable, not what the spec says
+│   ├── KeysMismatch             strict load: missing, unexpected, reshaped, dtype-changed keys
+│   ├── NotFrozen                train mode, dropout or BatchNorm still active
+│   ├── ModelRefused             an ONNX file that reaches outside its folder or is malformed
+│   ├── OperatorUnsupported      with the module path it came from
+│   ├── PrecisionFailed
+│   ├── BuildFailed              an engine could not be built
+│   ├── ParityFailed             a certificate row failed
+│   ├── CertificateRefused       missing, failed, or its hashes do not match
+│   ├── ConversionBusy           another converter holds this model
+│   └── StorageFailed            disk full, not writable
+└── SourceError                  video or audio that cannot be read
 """
 
 from __future__ import annotations

@@ -35,7 +35,9 @@ class TensorSpec:
     def __post_init__(self) -> None:
         _expect(bool(self.name), "TensorSpec.name", "a non-empty name", self.name)
         _expect(self.datatype in DATATYPES, f"TensorSpec {self.name}.datatype", sorted(DATATYPES), self.datatype)
-        _expect(all(d == -1 or d >= 0 for d in self.shape), f"TensorSpec {self.name}.shape", "dims >= 0 or -1", self.shape)
+        _expect(
+            all(d == -1 or d >= 0 for d in self.shape), f"TensorSpec {self.name}.shape", "dims >= 0 or -1", self.shape
+        )
 
 
 DATATYPES: Mapping[str, type[np.generic]] = {

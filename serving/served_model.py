@@ -1,0 +1,141 @@
+"""One model in one process: bytes or pixels in, typed results out. The Triton backend, `lockstep infer`, the streams
+and the certificate all call this one flow, so they cannot differ.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from serving.bundle import ModelBundle
+from serving.errors import EngineFailed, ParameterInvalid, ServingError
+from serving.ports import Engine
+from serving.preprocess.decode import DecodeLimits, decode
+from serving.preprocess.reference import Prepared, prepare
+from serving.tasks import task_named
+from serving.tasks.base import parse_parameters
+from serving.types import Array, Detections, ImageSize, InferRequest, InferResponse, PixelArray
+
+
+@dataclass(slots=True)
+class _Sample:
+    """One request on its way through the batch."""
+
+    parameters: dict[str, Any]
+    prepared: Prepared | None = None
+    tensors: Mapping[str, Array] = field(default_factory=dict)
+    image: ImageSize | None = None
+    roi: tuple[int, int, int, int] | None = None
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+
+class ServedModel:
+    """decode -> preprocess -> engine (one batch) -> task. One engine, one thread."""
+
+    def __init__(self, bundle: ModelBundle, engine: Engine, limits: DecodeLimits | None = None) -> None:
+        self.bundle = bundle
+        self.engine = engine
+        self.task = task_named(bundle.spec.task)
+        self._limits = limits or DecodeLimits()
+
+    def infer(self, requests: Sequence[InferRequest]) -> list[InferResponse | ServingError]:
+        """Answer each request, in order. A request's error is its own; the others of the batch go on."""
+        samples = [self._catch(self._make_sample, request) for request in requests]
+        good = [s for s in samples if isinstance(s, _Sample)]
+        answers = iter(self._infer_batch(good))
+        return [s if isinstance(s, ServingError) else next(answers) for s in samples]
+
+    def document(self, response: InferResponse) -> dict[str, Any]:
+        """The result document (docs/results.schema.json) of one response."""
+        image = response.image
+        return {
+            "schema": 1,
+            "model": self.bundle.name,
+            "model_version": str(self.bundle.version),
+            "certificate_id": self.bundle.certificate_id,
+            "task": self.task.name,
+            **({"image": {"width": image.width, "height": image.height}} if image else {}),
+            **self.task.to_document(response.result, self.bundle.labels),
+            "timings_ms": {name: round(ms, 3) for name, ms in response.timings_ms.items()},
+        }
+
+    @staticmethod
+    def _catch(step: Any, *values: Any) -> Any:
+        try:
+            return step(*values)
+        except ServingError as error:
+            return error
+
+    def _make_sample(self, request: InferRequest) -> _Sample:
+        spec = self.bundle.spec
+        sample = _Sample(parse_parameters(self.task, spec, request.parameters))
+        if request.tensors is not None:
+            sample.tensors = request.tensors
+            return sample
+        if spec.preprocess is None:
+            raise ParameterInvalid(f"{spec.name}: task raw takes named tensors, got a picture", hint="use /v2")
+        started = time.perf_counter()
+        frame = decode(request.encoded, self._limits) if request.encoded is not None else request.frame
+        assert frame is not None
+        decoded = time.perf_counter()
+        sample.image = ImageSize(frame.shape[1], frame.shape[0])
+        sample.roi = parse_roi(request.parameters.get("roi"), sample.image)
+        sample.prepared = prepare(crop(frame, sample.roi), spec.preprocess)
+        sample.tensors = {self.bundle.engine_inputs[0].name: sample.prepared.tensor}
+        done = time.perf_counter()
+        sample.timings_ms = {"decode": (decoded - started) * 1e3, "preprocess": (done - decoded) * 1e3}
+        return sample
+
+    def _infer_batch(self, samples: Sequence[_Sample]) -> list[InferResponse | ServingError]:
+        if not samples:
+            return []
+        shapes = {tuple((n, a.shape) for n, a in s.tensors.items()) for s in samples}
+        if len(shapes) > 1:  # free input sizes: pictures of one size go together, one by one here
+            return [answer for s in samples for answer in self._infer_batch([s])]
+        started = time.perf_counter()
+        batch = {n: np.stack([s.tensors[n] for s in samples]) for n in samples[0].tensors}
+        outputs = self._catch(self.engine.run, batch)
+        if isinstance(outputs, ServingError):
+            return [outputs] * len(samples)
+        for name, array in outputs.items():
+            if len(array) != len(samples):
+                raise EngineFailed(f"{self.bundle.name}: output {name}: {len(samples)} rows in, {len(array)} out")
+        infer_ms = (time.perf_counter() - started) * 1e3 / len(samples)
+        return [self._catch(self._finish, s, i, outputs, infer_ms) for i, s in enumerate(samples)]
+
+    def _finish(self, sample: _Sample, index: int, outputs: Mapping[str, Array], infer_ms: float) -> InferResponse:
+        started = time.perf_counter()
+        raw = {name: array[index] for name, array in outputs.items()}
+        transform = sample.prepared.transform if sample.prepared else None
+        result = self.task.postprocess(raw, transform, self.bundle.spec, sample.parameters)
+        if sample.roi and isinstance(result, Detections):
+            shift = np.array([*sample.roi[:2], *sample.roi[:2]], np.float32)
+            result = Detections(result.xyxy + shift, result.confidence, result.class_id, result.tracker_id)
+        post_ms = (time.perf_counter() - started) * 1e3
+        timings = {**sample.timings_ms, "infer": infer_ms, "postprocess": post_ms}
+        return InferResponse(result, sample.image, timings, sample.prepared.sha256 if sample.prepared else "")
+
+
+def parse_roi(text: Any, image: ImageSize) -> tuple[int, int, int, int] | None:
+    """`x1,y1,x2,y2` in source pixels, inside the picture; ParameterInvalid otherwise, None where absent."""
+    if text in (None, ""):
+        return None
+    try:
+        x1, y1, x2, y2 = (int(part) for part in str(text).split(","))
+    except ValueError as error:
+        raise ParameterInvalid(f"roi: expected x1,y1,x2,y2 as integers, got {str(text)[:60]!r}") from error
+    if not (0 <= x1 < x2 <= image.width and 0 <= y1 < y2 <= image.height):
+        raise ParameterInvalid(f"roi: expected a box inside {image.width}x{image.height}, got {x1},{y1},{x2},{y2}")
+    return x1, y1, x2, y2
+
+
+def crop(frame: PixelArray, roi: tuple[int, int, int, int] | None) -> PixelArray:
+    """The part of the picture that is analysed, contiguous."""
+    if roi is None:
+        return frame
+    x1, y1, x2, y2 = roi
+    return np.ascontiguousarray(frame[y1:y2, x1:x2])

@@ -1,0 +1,189 @@
+"""Detection: a network's boxes and scores -> boxes in source pixels after non-maximum suppression.
+
+Three layouts of outputs are read (`options.decode`):
+boxes_scores: two outputs, boxes [n, 4] and scores [n, classes];
+yolov5: one output [n, 5 + classes] (cx, cy, w, h, objectness, class scores), as YOLOv5 and YOLOv7 export it;
+yolov8: one output [4 + classes, n] (cx, cy, w, h, class scores), as YOLOv8 and later export it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from serving.errors import SpecInvalid
+from serving.spec import ModelSpec
+from serving.tasks.base import Agreement, Gate, Parameter, parse_options
+from serving.tasks.boxes import match_boxes, nms
+from serving.tasks.classification import label_of
+from serving.types import Array, Detections, ImageTransform, TaskResult, TensorSpec
+
+
+class DetectionOptions(BaseModel):
+    """How boxes are read and thinned out. `nms_iou`, `max_detections` and `score_floor` are training-side constants."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    decode: Literal["boxes_scores", "yolov5", "yolov8"] = "boxes_scores"
+    box_format: Literal["xyxy", "yxyx", "cxcywh"] = "xyxy"
+    box_frame: Literal["pixels", "unit"] = Field("pixels", description="model pixels, or 0..1 of the model plane")
+    background_class: bool = Field(False, description="column 0 of the scores is 'nothing here' and is left out")
+    nms: Literal["class_wise", "agnostic", "none"] = "class_wise"
+    nms_iou: float = Field(0.45, ge=0, le=1)
+    score_floor: float = Field(0.01, gt=0, le=1, description="boxes below are never looked at")
+    pre_nms: int = Field(1000, ge=1, le=100_000, description="best boxes that enter suppression")
+    max_detections: int = Field(100, ge=1, le=5000)
+
+
+class DetectionTask:
+    """Boxes above a threshold, best first, in source pixels."""
+
+    name = "detection"
+    parameters: Mapping[str, Parameter] = {
+        "score_threshold": Parameter("float", 0.0, 1.0, 0.3, "boxes below this confidence are left out"),
+        "max_detections": Parameter("int", 1, 5000, None, "how many boxes, best first"),
+    }
+    default_gates: Mapping[str, Gate] = {
+        "onnx_fp32": {"threshold": 0.3, "margin": 0.0, "iou": 0.999, "score": 1e-3},
+        "onnx_fp16": {"cosine": 0.9995, "threshold": 0.3, "margin": 0.05, "iou": 0.95, "score": 0.02},
+        "engine": {"cosine": 0.995, "threshold": 0.3, "margin": 0.10, "iou": 0.90, "score": 0.05},
+    }
+
+    def check(self, spec: ModelSpec) -> None:
+        """Known options, and the number of outputs that the layout has."""
+        options = parse_options(DetectionOptions, spec)
+        wanted = 2 if options.decode == "boxes_scores" else 1
+        if spec.outputs and len(spec.outputs) != wanted:
+            what = f"{spec.name}: outputs: decode {options.decode} reads {wanted}"
+            raise SpecInvalid(f"{what}, got {list(spec.outputs)}", hint="boxes first, then scores")
+
+    def outputs(self, spec: ModelSpec) -> tuple[TensorSpec, ...]:
+        """xyxy FP32 [n, 4], confidence FP32 [n], class_id INT32 [n]."""
+        return (
+            TensorSpec("xyxy", "FP32", (-1, 4)),
+            TensorSpec("confidence", "FP32", (-1,)),
+            TensorSpec("class_id", "INT32", (-1,)),
+        )
+
+    def postprocess(
+        self, raw: Mapping[str, Array], transform: ImageTransform | None, spec: ModelSpec, parameters: Mapping[str, Any]
+    ) -> Detections:
+        """Read, threshold, suppress, map to source pixels, clip; boxes without area are left out."""
+        if transform is None:
+            raise SpecInvalid(f"{spec.name}: detection needs the picture's transform")
+        options = parse_options(DetectionOptions, spec)
+        threshold = parameters.get("score_threshold")
+        floor = max(
+            options.score_floor, float(self.parameters["score_threshold"].default if threshold is None else threshold)
+        )
+        boxes, confidence, class_id = read_boxes(raw, spec, options, transform, floor)
+        limit = int(parameters.get("max_detections") or options.max_detections)
+        if options.nms == "none":
+            keep = np.argsort(-confidence, kind="stable")[:limit]
+        else:
+            keep = nms(boxes, confidence, class_id, options.nms_iou, agnostic=options.nms == "agnostic", limit=limit)
+        xyxy = transform.to_source(boxes[keep])
+        solid = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
+        keep = keep[solid]
+        return Detections(xyxy[solid], confidence[keep].astype(np.float32), class_id[keep].astype(np.int64))
+
+    def to_document(self, result: TaskResult, labels: Sequence[str]) -> dict[str, Any]:
+        """`detections: [{xyxy, confidence, class_id, label, track_id?, origin}]`, best first."""
+        assert isinstance(result, Detections)
+        tracks: Sequence[int | None] = [None] * len(result)
+        if result.tracker_id is not None:
+            tracks = result.tracker_id.tolist()
+        columns = zip(result.xyxy.tolist(), result.confidence.tolist(), result.class_id.tolist(), tracks, strict=True)
+        return {"detections": [_row(labels, *row) for row in columns]}
+
+    def to_tensors(self, result: TaskResult, spec: ModelSpec) -> dict[str, Array]:
+        """xyxy, confidence, class_id."""
+        assert isinstance(result, Detections)
+        return {
+            "xyxy": result.xyxy.astype(np.float32),
+            "confidence": result.confidence,
+            "class_id": result.class_id.astype(np.int32),
+        }
+
+    def agree(self, reference: TaskResult, candidate: TaskResult, gate: Gate, spec: ModelSpec) -> Agreement:
+        """Every sure box of either side (confidence >= threshold + margin) has a partner of its class.
+
+        A partner has IoU >= gate.iou and a confidence within gate.score.
+        """
+        assert isinstance(reference, Detections) and isinstance(candidate, Detections)
+        worst = {"iou": 1.0, "score": 0.0, "unmatched": 0.0}
+        for a, b in ((reference, candidate), (candidate, reference)):
+            sure = a.confidence >= gate.get("threshold", 0.3) + gate.get("margin", 0.0)
+            pairs, alone = match_boxes(a.xyxy[sure], a.class_id[sure], b.xyxy, b.class_id)
+            worst["unmatched"] += len(alone)
+            for i, j, overlap in pairs:
+                worst["iou"] = min(worst["iou"], overlap)
+                worst["score"] = max(worst["score"], abs(float(a.confidence[sure][i] - b.confidence[j])))
+        ok = (
+            not worst["unmatched"]
+            and worst["iou"] >= gate.get("iou", 0.9)
+            and worst["score"] <= gate.get("score", 0.05)
+        )
+        why = (
+            "" if ok else f"unmatched {worst['unmatched']:.0f}, IoU {worst['iou']:.3f}, score off {worst['score']:.3f}"
+        )
+        return Agreement(ok, worst, why)
+
+    def score(self, metric: str, results: Sequence[TaskResult], labels: Sequence[str], spec: ModelSpec) -> float:
+        """count_exact: share of samples with as many boxes as the label says; recall is for `evaluation`."""
+        if metric not in ("count_exact", "count_recall"):
+            raise SpecInvalid(f"{spec.name}: expect.metric: expected count_exact or count_recall, got {metric!r}")
+        counts = [(len(r), int(label)) for r, label in zip(results, labels, strict=True) if isinstance(r, Detections)]
+        if metric == "count_exact":
+            return float(np.mean([found == wanted for found, wanted in counts]))
+        return sum(min(found, wanted) for found, wanted in counts) / max(1, sum(wanted for _, wanted in counts))
+
+
+def read_boxes(
+    raw: Mapping[str, Array], spec: ModelSpec, options: DetectionOptions, transform: ImageTransform, floor: float
+) -> tuple[Array, Array, Array]:
+    """Network outputs -> xyxy in model pixels, confidence, class_id of the best `pre_nms` boxes at or above `floor`."""
+    boxes, scores = _boxes_and_scores(raw, spec, options)
+    if options.background_class:
+        scores = scores[:, 1:]
+    index, class_id = np.nonzero(scores >= floor)
+    confidence = scores[index, class_id]
+    best = np.argsort(-confidence, kind="stable")[: options.pre_nms]
+    boxes, confidence, class_id = boxes[index[best]], confidence[best], class_id[best]
+    if options.box_format == "cxcywh" or options.decode != "boxes_scores":
+        boxes = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)
+    elif options.box_format == "yxyx":
+        boxes = boxes[:, [1, 0, 3, 2]]
+    if options.box_frame == "unit":
+        boxes = boxes * np.array([transform.model.width, transform.model.height] * 2, boxes.dtype)
+    return boxes.astype(np.float32), confidence.astype(np.float32), class_id
+
+
+def _boxes_and_scores(raw: Mapping[str, Array], spec: ModelSpec, options: DetectionOptions) -> tuple[Array, Array]:
+    names = spec.outputs or tuple(raw)
+    first = np.asarray(raw[names[0]])
+    if options.decode == "boxes_scores":
+        return first.reshape(-1, 4), np.asarray(raw[names[1]]).reshape(first.reshape(-1, 4).shape[0], -1)
+    if options.decode == "yolov8":
+        first = first.T
+        return first[:, :4], first[:, 4:]
+    return first[:, :4], first[:, 5:] * first[:, 4:5]
+
+
+def _row(
+    labels: Sequence[str], xyxy: list[float], confidence: float, class_id: int, track: int | None
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "xyxy": [round(v, 3) for v in xyxy],
+        "confidence": round(confidence, 6),
+        "class_id": class_id,
+        "label": label_of(labels, class_id),
+    }
+    if track is not None:
+        row["track_id"] = track
+    return {**row, "origin": "measured"}
+
+
+TASK = DetectionTask()
