@@ -1,0 +1,40 @@
+# `make help` lists the targets. Every target sets up what it needs first.
+PYTHON ?= python3
+PY := .venv/bin/python
+PYTEST := $(PY) -m pytest
+
+.PHONY: help setup system demo test test-long test-faults lint bench clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+setup: ## .venv with the lockstep command, and the embedded Triton
+	@$(PYTHON) tools/setup.py
+
+system: ## Debian packages the tests like to have (LOCKSTEP_APT=0 forbids)
+	@sh tools/system-packages.sh
+
+demo: setup ## two real models converted, certified and served; a real photo answered; all paths printed
+	@$(PY) -m tools.demo
+
+lint: setup ## style, types, layers
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@.venv/bin/lint-imports
+
+test: setup system lint ## sets up everything the tests need and runs them all
+	@$(PYTEST) -m "not long and not faults"
+
+test-long: setup system ## conversion matrix and long properties
+	@$(PYTEST) -m long
+
+test-faults: setup system ## kills and stalls of real processes
+	@$(PYTEST) -m faults
+
+bench: setup system ## the REST benchmark, written once under docs/measurements/
+	@.venv/bin/lockstep bench rest
+
+clean: ## remove what was made, keep what was fetched
+	@rm -rf output build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find model_repository -mindepth 1 -maxdepth 1 -type d -exec rm -rf {} +
