@@ -17,7 +17,7 @@ import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-VENV, TRITON = ROOT / ".venv", ROOT / ".triton" / "site"
+VENV, TOOLS, TRITON = ROOT / ".venv", ROOT / ".tools", ROOT / ".triton" / "site"
 LOCKS = {"full": "requirements.lock", "serving": "requirements-serving.lock"}
 NEED_GB = {"full": 10, "serving": 3}
 DOWNLOAD_GB = {"full": "about 3 GB", "serving": "about 0.4 GB"}
@@ -65,11 +65,11 @@ def run(*command: str) -> None:
 
 def install(profile: str) -> None:
     """venv -> pip brings uv -> uv syncs the hashed lock -> our package -> Triton into a folder of its own."""
-    python, uv = str(VENV / "bin/python"), str(VENV / "bin/uv")
+    python, uv = str(VENV / "bin/python"), str(TOOLS / "bin/uv")
     if not Path(python).exists():
         run(sys.executable, "-m", "venv", str(VENV))
-    if not Path(uv).exists():
-        run(python, "-m", "pip", "install", "--quiet", "uv>=0.8")
+    if not Path(uv).exists():  # in a folder of its own: a sync removes what the lock does not name
+        run(python, "-m", "pip", "install", "--quiet", "--target", str(TOOLS), "uv>=0.8")
     run(uv, "pip", "sync", "--quiet", "--python", python, LOCKS[profile])
     run(uv, "pip", "install", "--quiet", "--python", python, "--no-deps", "--editable", ".")
     if not (TRITON / "pytriton/tritonserver/bin/tritonserver").exists():
