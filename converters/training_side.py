@@ -7,6 +7,7 @@ tensor float32 [c, h, w])`. Its name goes into a model YAML as `parity.training_
 
 from __future__ import annotations
 
+import builtins
 import io
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -97,15 +98,21 @@ def pil_stretch(
 def tf1_stretch(data: bytes, *, size: int | Sequence[int], range: ValueRange = "signed") -> tuple[Pixels, Tensor]:
     """`tf.image.resize_bilinear(align_corners=False)` as TensorFlow 1 computes it, then the value range.
 
-    size: side, or (height, width). Two small interpolation matrices say the same as the kernel's loops: output row i
-    lies at i * in / out, between the rows below and above. The pixels are the floats rounded.
+    size: side, or (height, width). Output row i lies at i * in / out, between the rows below and above, all in
+    float32, row by row as TensorFlow's CPU kernel goes. The pixels are the floats rounded.
     """
     high, wide = (size, size) if isinstance(size, int) else size
-    source = _array(_open(data)).astype(np.float64)
-    rows, columns = _tf1_matrix(source.shape[0], high), _tf1_matrix(source.shape[1], wide)
-    resized = np.einsum("hr,rcd->hcd", rows, source, optimize=True)
-    resized = np.einsum("wc,hcd->hwd", columns, resized, optimize=True)
-    return np.rint(resized).astype(np.uint8), _chw(_ranged(resized, range).astype(np.float32))
+    source = _array(_open(data)).astype(np.float32)
+    resized = np.empty((high, wide, source.shape[2]), np.float32)
+    left_right = [_tf1_neighbours(x, source.shape[1], wide) for x in builtins.range(wide)]
+    left, right = [n[0] for n in left_right], [n[1] for n in left_right]
+    share = np.array([[n[2]] for n in left_right], np.float32)
+    for y in builtins.range(high):
+        above, below, down = _tf1_neighbours(y, source.shape[0], high)
+        top = source[above, left] + (source[above, right] - source[above, left]) * share
+        bottom = source[below, left] + (source[below, right] - source[below, left]) * share
+        resized[y] = top + (bottom - top) * down
+    return np.rint(resized).astype(np.uint8), _chw(_ranged(resized.astype(np.float64), range).astype(np.float32))
 
 
 def _ranged(values: npt.NDArray[np.float64], range: ValueRange) -> npt.NDArray[np.float64]:
@@ -115,16 +122,10 @@ def _ranged(values: npt.NDArray[np.float64], range: ValueRange) -> npt.NDArray[n
     return values * (2.0 / 255.0) - 1.0 if range == "signed" else values
 
 
-def _tf1_matrix(source: int, target: int) -> npt.NDArray[np.float64]:
-    matrix = np.zeros((target, source))
-    step = np.float32(source) / np.float32(target)
-    for index in range(target):
-        position = float(np.float32(index) * step)
-        below = min(int(position), source - 1)
-        above = min(below + 1, source - 1)
-        matrix[index, below] += 1.0 - (position - below)
-        matrix[index, above] += position - below
-    return matrix
+def _tf1_neighbours(index: int, source: int, target: int) -> tuple[int, int, np.float32]:
+    position = np.float32(index) * (np.float32(source) / np.float32(target))
+    lower = min(int(position), source - 1)
+    return lower, min(lower + 1, source - 1), np.float32(position - np.float32(lower))
 
 
 def _open(data: bytes) -> Any:
