@@ -236,7 +236,7 @@ def _read_yaml(kind: type[ModelSpec], path: Path) -> ModelSpec:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # a typo explains what is missing
         raise SpecInvalid(_explain(path, tree, first, len(error.errors()))) from error
 
 
@@ -246,7 +246,7 @@ def _explain(path: Path, tree: yaml.Node | None, error: Mapping[str, Any], count
     if error["type"] == "extra_forbidden":
         message = f"unknown key{_nearest(where)}"
     elif "input" in error and error["type"] not in ("value_error", "missing"):
-        message += f", got {str(error['input'])[:80]!r}"
+        message += f", got {repr(error['input'])[:80]}"
     more = f" (and {count - 1} more)" if count > 1 else ""
     return f"{path}:{_line_of(tree, where)}: {'.'.join(map(str, where)) or 'the file'}: {message}{more}"
 

@@ -13,7 +13,7 @@ def iou_matrix(a: Array, b: Array) -> FloatArray:
     bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])
     inter = np.prod(np.clip(bottom_right - top_left, 0, None), axis=2)
     union = _area(a)[:, None] + _area(b)[None, :] - inter
-    return np.asarray(np.divide(inter, union, out=np.zeros_like(inter), where=union > 0), np.float32)
+    return np.asarray(np.divide(inter, union, out=np.zeros(inter.shape), where=union > 0), np.float32)
 
 
 def _area(boxes: Array) -> Array:

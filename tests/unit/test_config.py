@@ -1,0 +1,42 @@
+"""Settings: command line over environment over file over default, each with its source; a bad value is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serving.config import ConfigInvalid, Settings, load_settings
+
+
+def test_every_layer_wins_over_the_one_below(tmp_path: Path) -> None:
+    file = tmp_path / "lockstep.yaml"
+    file.write_text("port: 1000\nworkers: 3\nmax_side: 99\n")
+    loaded = load_settings(file, {"LOCKSTEP_PORT": "2000", "LOCKSTEP_WORKERS": "4"}, port=3000)
+    assert (loaded.settings.port, loaded.settings.workers, loaded.settings.max_side) == (3000, 4, 99)
+    assert loaded.sources["port"] == "command line"
+    assert loaded.sources["workers"] == "environment LOCKSTEP_WORKERS"
+    assert loaded.sources["max_side"] == str(file)
+    assert loaded.sources["host"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("text", "env", "message"),
+    [
+        ("prot: 1", {}, r"prot .*known settings: repository"),
+        ("port: 99999", {}, r"port \(.*lockstep.yaml\): .*less than or equal to 65535, got 99999"),
+        ("", {"LOCKSTEP_PORT": "high"}, r"port \(environment LOCKSTEP_PORT\): .*integer.*got 'high'"),
+        ("- 1", {}, "expected a mapping"),
+        ("a: [", {}, "cannot be read as YAML"),
+    ],
+)
+def test_a_bad_setting_is_named_with_its_source(tmp_path: Path, text: str, env: dict[str, str], message: str) -> None:
+    file = tmp_path / "lockstep.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigInvalid, match=message):
+        load_settings(file, env)
+
+
+def test_loopback_is_the_default() -> None:
+    assert Settings().host == "127.0.0.1"
+    assert Settings().allow_unauthenticated is False

@@ -1,0 +1,57 @@
+"""The doctor's rules, on facts made by hand: each bad combination is named, and a good machine is not accused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from serving.doctor import Facts, Gpu, gather, judge, report
+
+GOOD = Facts(
+    system="Linux x86_64",
+    glibc="2.36",
+    python="3.11.7",
+    shared_libpython=True,
+    cpu="a CPU",
+    cpu_flags=("avx2", "amx_bf16"),
+    cores=2,
+    memory_mib=8000,
+    triton="24.10",
+    packages={"onnxruntime": "1.31.0"},
+)
+L40 = (Gpu("L40S", "8.9", 46068),)
+H100 = (Gpu("H100", "9.0", 81559),)
+
+CASES = [
+    ({"system": "Darwin arm64"}, "system", "Linux x86_64"),
+    ({"shared_libpython": False}, "python", "libpython"),
+    ({"gpus": L40, "driver": "535.104", "container_cuda": "13.0"}, "driver", "CUDA 13.0 needs driver >= 580.65"),
+    ({"gpus": H100, "driver": "590.10"}, "tensorrt", "no Hopper"),
+    ({"packages": {"tensorrt": "11.1.0", "onnxruntime": "1.25.2"}}, "onnxruntime", "does not work with TensorRT 11"),
+    ({"triton": ""}, "triton", "not unpacked"),
+]
+
+
+@pytest.mark.parametrize(("change", "what", "why"), CASES)
+def test_a_bad_combination_is_named_with_its_reason_and_next_step(
+    change: dict[str, object], what: str, why: str
+) -> None:
+    findings = judge(dataclasses.replace(GOOD, **change))
+    bad = [finding for finding in findings if finding.level == "bad"]
+    assert [finding.what for finding in bad] == [what]
+    assert why in bad[0].why
+    assert bad[0].next_step
+    assert findings[0] is bad[0], "the worst comes first"
+
+
+def test_a_good_machine_is_not_accused() -> None:
+    assert report(GOOD)["ok"] is True
+    assert report(dataclasses.replace(GOOD, gpus=L40, driver="590.10", container_cuda="13.0"))["ok"] is True
+
+
+def test_this_machine_can_be_read() -> None:
+    facts = gather(Path("nowhere"))
+    assert facts.cores >= 1 and facts.memory_mib > 0 and facts.packages["numpy"]
+    assert any(finding.what == "triton" for finding in judge(facts))
