@@ -1,0 +1,122 @@
+"""Rows about facts: how the checkpoint loaded, labels and constants by hash, the expected score, memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from converters.parity import StageRow, Status, failed, not_run
+from serving.spec import ExpectSpec, ModelSpec
+from serving.tasks.base import Task
+from serving.types import TaskResult
+
+NO_SOURCE = "no source"
+NO_LABELS = "no labels"
+
+
+def load_row(report: Mapping[str, Any], spec: ModelSpec) -> StageRow:
+    """Strict load: any missing, unexpected, reshaped or dtype-changed key fails unless the spec names it."""
+    compared = "keys of the checkpoint against those of the module"
+    allowed = {"missing": set(spec.checkpoint.allow_missing), "unexpected": set(spec.checkpoint.allow_unexpected)}
+    figures: dict[str, Any] = {}
+    reasons = []
+    for kind in ("missing", "unexpected", "reshaped", "dtype_changed"):
+        names = [str(name) for name in report.get(kind, ())]
+        figures[kind] = len(names)
+        bad = [name for name in names if name not in allowed.get(kind, set())]
+        reasons += [f"{kind}: {', '.join(bad[:5])}{' ...' if len(bad) > 5 else ''}"] if bad else []
+    if reasons:
+        return failed("load", compared, "; ".join(reasons), **figures)
+    figures["keys"] = report.get("loaded", 0)
+    return StageRow("load", "passed", compared, figures=figures)
+
+
+def labels_row(labels: Sequence[str], source: Sequence[str] | None) -> StageRow:
+    """Our labels against the source package's own list, in order."""
+    compared = "labels against those of the source package"
+    figures = {"labels": len(labels), "sha256": digest(list(labels))}
+    if source is None:
+        return not_run("labels", compared, NO_SOURCE, **figures)
+    figures["source_sha256"] = digest(list(source))
+    if list(labels) == list(source):
+        return StageRow("labels", "passed", compared, figures=figures, samples=len(labels))
+    if len(labels) != len(source):
+        return failed("labels", compared, f"{len(labels)} labels, the source has {len(source)}", **figures)
+    wrong = [i for i, pair in enumerate(zip(labels, source, strict=True)) if pair[0] != pair[1]]
+    where = ", ".join(f"class {i} is {labels[i]!r}, the source says {source[i]!r}" for i in wrong[:3])
+    return failed("labels", compared, f"{len(wrong)} of {len(labels)} differ: {where}", **figures)
+
+
+def constants_row(source: Mapping[str, Any] | None, options: Mapping[str, Any]) -> StageRow:
+    """Post-processing constants of the training side against the options in effect, by name and value.
+
+    `options` are the task's options with its defaults filled in, so that a changed default is seen as well. A constant
+    of the source that the task does not know is a failure: it would not be obeyed.
+    """
+    compared = "post-processing constants of the source package against the task's options in effect"
+    if source is None:
+        return not_run("constants", compared, NO_SOURCE)
+    figures = {"sha256": digest(dict(source)), "constants": len(source)}
+    wrong = []
+    for name, value in source.items():
+        if name not in options:
+            wrong.append(f"{name} is {value!r} in the source, the task has no such option")
+        elif not _same(options[name], value):
+            wrong.append(f"{name} is {options[name]!r}, the source says {value!r}")
+    if wrong:
+        return failed("constants", compared, "; ".join(wrong), **figures)
+    return StageRow("constants", "passed", compared, figures=figures, samples=len(source))
+
+
+def expected_score_row(
+    task: Task,
+    spec: ModelSpec,
+    expect: ExpectSpec | None,
+    labels: Sequence[str] | None,
+    checkpoint: Sequence[TaskResult],
+    served: Sequence[TaskResult],
+) -> StageRow:
+    """The spec's metric on labelled samples, for the checkpoint and for the served model; both must reach it."""
+    compared = "checkpoint and served model against the samples' labels"
+    if labels is None:
+        return not_run("expected_score", compared, NO_LABELS)
+    if expect is None:
+        return not_run("expected_score", compared, "no expected score in the spec (expect)")
+    figures = {
+        "checkpoint": round(task.score(expect.metric, checkpoint, labels, spec), 6),
+        "served": round(task.score(expect.metric, served, labels, spec), 6),
+    }
+    short = [f"{side} {value:.4f}" for side, value in figures.items() if not value >= expect.at_least]
+    reason = f"{expect.metric}: expected at least {expect.at_least:g}, got {', '.join(short)}" if short else ""
+    gate = {expect.metric: expect.at_least}
+    status: Status = "failed" if short else "passed"
+    return StageRow("expected_score", status, compared, reason, gate, figures=figures, samples=len(labels))
+
+
+def transport_row() -> StageRow:
+    """Topic frame against decoded frame: this version has no streams."""
+    return not_run("transport", "JPEG of the topic against the decoded frame", "no streams in this version")
+
+
+def memory_row(peak_rss_bytes: int | None) -> StageRow:
+    """Peak RSS of one instance, measured on the staging server."""
+    compared = "peak resident memory of one served instance"
+    if peak_rss_bytes is None:
+        return not_run("memory", compared, "no staging server ran")
+    if peak_rss_bytes <= 0:
+        return failed("memory", compared, "the instance's process was not found")
+    return StageRow("memory", "passed", compared, figures={"peak_rss_bytes": peak_rss_bytes})
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value in its canonical form (sorted keys, no spaces, UTF-8)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _same(ours: Any, source: Any) -> bool:
+    if isinstance(ours, int | float) and isinstance(source, int | float) and not isinstance(ours, bool):
+        return float(ours) == float(source)
+    return bool(ours == source)

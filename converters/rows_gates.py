@@ -1,0 +1,96 @@
+"""The bounds of a certificate row: design defaults of the task, merged with what the spec's `parity.gates` says.
+
+Tightening is free. Loosening needs `parity.because` and is named in the certificate (printed red).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from serving.errors import SpecInvalid
+from serving.spec import ModelSpec
+from serving.tasks.base import Task
+
+# Which way is stricter. A bound that is in neither set is unknown and refused.
+HIGHER_IS_STRICTER = frozenset({"cosine", "iou", "embedding_cosine", "tensor_cosine"})
+LOWER_IS_STRICTER = frozenset(
+    {"max_abs_scaled", "margin", "score", "threshold", "pixel_difference", "tensor_difference"}
+)
+BASE: Mapping[str, Mapping[str, float]] = {
+    "preprocess": {"pixel_difference": 0.0, "tensor_difference": 1e-5},
+    "onnx_fp32": {"max_abs_scaled": 1e-4},
+}
+# Rows that share the bounds of another: a served answer differs from the engine's by batch composition only.
+_FAMILY = {"server": "engine", "gateway": "engine", "preprocess_fast": "engine"}
+ROWS_WITH_GATES = ("preprocess", "preprocess_fast", "onnx_fp32", "onnx_fp16", "engine", "server", "gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class RowGate:
+    """The bounds of one row. `loosened` names those weaker than the default, with the spec's reason."""
+
+    bounds: Mapping[str, float] = field(default_factory=dict)
+    loosened: tuple[str, ...] = ()
+    because: str = ""
+
+
+def gate_of(row: str, task: Task, spec: ModelSpec) -> RowGate:
+    """Bounds of a row: base, then the task's, then the spec's. `engine_openvino` takes `engine` first, then its own.
+
+    A detector's `threshold` is the lowest at which anything is served: a scenario can lower it, never raise it.
+    Raises SpecInvalid for an unknown row or bound, and for a loosened bound without `parity.because`.
+    """
+    check_names(spec)
+    default = {**BASE.get(row, {}), **task.default_gates.get(_family(row), {})}
+    if "threshold" in default:
+        served = [values["score_threshold"] for values in spec.thresholds.values() if "score_threshold" in values]
+        default["threshold"] = min(default["threshold"], *served) if served else default["threshold"]
+    bounds = dict(default)
+    for name in dict.fromkeys((_engine_or_self(row), row)):
+        bounds.update(spec.parity.gates.get(name, {}))
+    loosened = tuple(sorted(n for n, bound in bounds.items() if n in default and is_looser(n, bound, default[n])))
+    if loosened and not spec.parity.because.strip():
+        what = ", ".join(f"{n} {default[n]:g} -> {bounds[n]:g}" for n in loosened)
+        raise SpecInvalid(f"{spec.name}: parity.gates.{row}: {what} is looser than the default", hint="add `because:`")
+    return RowGate(bounds, loosened, spec.parity.because if loosened else "")
+
+
+def check_names(spec: ModelSpec) -> None:
+    """Refuse rows and bounds that nothing reads: a typing error must not look like a gate."""
+    rows = {*ROWS_WITH_GATES, *(f"engine_{name}" for name in spec.engines)}
+    for row, bounds in spec.parity.gates.items():
+        if row not in rows:
+            raise SpecInvalid(f"{spec.name}: parity.gates: unknown row {row!r}; known: {', '.join(sorted(rows))}")
+        for name in bounds:
+            if name not in HIGHER_IS_STRICTER | LOWER_IS_STRICTER:
+                known = ", ".join(sorted(HIGHER_IS_STRICTER | LOWER_IS_STRICTER))
+                raise SpecInvalid(f"{spec.name}: parity.gates.{row}: unknown bound {name!r}; known: {known}")
+
+
+def is_looser(name: str, bound: float, default: float) -> bool:
+    """Whether `bound` lets more pass than `default`; NaN always does."""
+    if math.isnan(bound):
+        return True
+    return bound < default if name in HIGHER_IS_STRICTER else bound > default
+
+
+def within(name: str, figure: float, bound: float) -> bool:
+    """Whether a measured figure keeps its bound; NaN never does."""
+    return figure >= bound if name in HIGHER_IS_STRICTER else figure <= bound
+
+
+def worse(name: str, a: float, b: float) -> float:
+    """The worse of two figures of one name; NaN is the worst of all."""
+    if math.isnan(a) or math.isnan(b):
+        return math.nan
+    return min(a, b) if name in HIGHER_IS_STRICTER or name.endswith(("_equal", "agrees")) else max(a, b)
+
+
+def _engine_or_self(row: str) -> str:
+    return "engine" if row.startswith("engine_") else row
+
+
+def _family(row: str) -> str:
+    return _FAMILY.get(row, _engine_or_self(row))
