@@ -97,15 +97,18 @@ class ServedModel:
         if len(shapes) > 1:  # free input sizes: pictures of one size go together, one by one here
             return [answer for s in samples for answer in self._infer_batch([s])]
         started = time.perf_counter()
-        batch = {n: np.stack([s.tensors[n] for s in samples]) for n in samples[0].tensors}
-        outputs = self._catch(self.engine.run, batch)
+        outputs = self._catch(self._run_engine, samples)
         if isinstance(outputs, ServingError):
             return [outputs] * len(samples)
+        infer_ms = (time.perf_counter() - started) * 1e3 / len(samples)
+        return [self._catch(self._finish, s, i, outputs, infer_ms) for i, s in enumerate(samples)]
+
+    def _run_engine(self, samples: Sequence[_Sample]) -> dict[str, Array]:
+        outputs = self.engine.run({n: np.stack([s.tensors[n] for s in samples]) for n in samples[0].tensors})
         for name, array in outputs.items():
             if len(array) != len(samples):
                 raise EngineFailed(f"{self.bundle.name}: output {name}: {len(samples)} rows in, {len(array)} out")
-        infer_ms = (time.perf_counter() - started) * 1e3 / len(samples)
-        return [self._catch(self._finish, s, i, outputs, infer_ms) for i, s in enumerate(samples)]
+        return outputs
 
     def _finish(self, sample: _Sample, index: int, outputs: Mapping[str, Array], infer_ms: float) -> InferResponse:
         started = time.perf_counter()

