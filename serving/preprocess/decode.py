@@ -65,7 +65,7 @@ def _jpeg(data: bytes, header: ImageHeader, reduce: int) -> PixelArray:
         pixels = _jpeg_second_try(data, str(error), colorspace, smallest, reduce)
         if pixels is None:
             raise ImageInvalid("the JPEG is truncated or damaged") from error
-    return _rgb_of_cmyk(pixels, inverted=header.adobe) if header.components == 4 else pixels
+    return _rgb_of_cmyk(pixels) if header.components == 4 else pixels
 
 
 def _jpeg_second_try(
@@ -88,9 +88,11 @@ def _jpeg_second_try(
     return None
 
 
-def _rgb_of_cmyk(cmyk: PixelArray, inverted: bool) -> PixelArray:
-    """R = round((255 - C)(255 - K) / 255), and so on: Pillow's arithmetic. Adobe files store 255 - C already."""
-    light = cmyk if inverted else cv2.bitwise_not(cmyk)
+def _rgb_of_cmyk(light: PixelArray) -> PixelArray:
+    """R = round((255 - C)(255 - K) / 255), and so on: Pillow's arithmetic.
+
+    The file is taken to hold 255 - C, 255 - K (Adobe's convention), with or without its marker, as Pillow does.
+    """
     key = np.ascontiguousarray(light[:, :, 3])
     planes = [cv2.multiply(np.ascontiguousarray(light[:, :, i]), key, scale=1 / 255) for i in range(3)]
     return np.asarray(cv2.merge(planes), np.uint8)

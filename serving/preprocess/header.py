@@ -13,8 +13,8 @@ class ImageHeader:
     """What a file says of itself.
 
     stored_width, stored_height: pixels as stored; `width` and `height` are after EXIF orientation (1..8).
-    components: channels as stored (palette counts as 1); bits: per component; scans: passes over the picture (JPEG);
-    adobe: a JPEG Adobe marker is there, which inverts CMYK values; alpha: some pixel may be transparent.
+    components: channels as stored (palette counts as 1); bits: per component; alpha: some pixel may be
+    transparent; scans: passes over the picture (progressive JPEG).
     """
 
     format: ImageFormat
@@ -26,7 +26,6 @@ class ImageHeader:
     alpha: bool = False
     progressive: bool = False
     scans: int = 1
-    adobe: bool = False
 
     @property
     def width(self) -> int:

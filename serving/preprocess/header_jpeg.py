@@ -31,7 +31,6 @@ class _Seen:
     frame: tuple[int, int, int] | None = None
     progressive: bool = False
     orientation: int = 1
-    adobe: bool = False
 
 
 def read(data: bytes) -> ImageHeader:
@@ -71,8 +70,6 @@ def _take(seen: _Seen, marker: int, segment: bytes) -> None:
         seen.progressive = marker == 0xC2
     elif marker == 0xE1 and segment.startswith(b"Exif\x00\x00"):
         seen.orientation = orientation_of(segment[6:])
-    elif marker == 0xEE and segment.startswith(b"Adobe"):
-        seen.adobe = True
 
 
 def _finish(data: bytes, seen: _Seen, first_scan: int) -> ImageHeader:
@@ -93,5 +90,4 @@ def _finish(data: bytes, seen: _Seen, first_scan: int) -> ImageHeader:
         components=components,
         progressive=seen.progressive,
         scans=scans,
-        adobe=seen.adobe,
     )
