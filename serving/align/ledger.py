@@ -1,0 +1,172 @@
+"""The ledger of one timeline: every frame_seq of every pipeline ends as exactly one of result, dropped, dead letter.
+
+It keeps what is recorded, not what is shown: no picture, no boxes. Keys close in the order of frame_seq, so the closed
+ones are a prefix and cost nothing but a number.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from enum import Enum
+
+from serving.align.merge import merge
+from serving.frames import Outcome, Status
+
+
+class Posted(Enum):
+    """What became of an outcome that was posted."""
+
+    FIRST = "first"  # the key was empty
+    RAISED = "raised"  # it outranked the one recorded
+    UNCHANGED = "unchanged"  # equal or lower rank: recorded outcome stays
+    EXPIRED = "expired"  # the key is closed: counted only
+    UNKNOWN = "unknown"  # no such frame, no such pipeline, or another frame's PTS
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """accepted = results + dropped + dead + in_flight, always; not_sampled is counted apart and is no loss."""
+
+    accepted: int
+    results: int
+    dropped: int
+    dead: int
+    in_flight: int
+    not_sampled: int
+    reasons: tuple[tuple[str, int], ...]
+
+    def __add__(self, other: Balance) -> Balance:
+        reasons = Counter(dict(self.reasons)) + Counter(dict(other.reasons))
+        return Balance(
+            self.accepted + other.accepted,
+            self.results + other.results,
+            self.dropped + other.dropped,
+            self.dead + other.dead,
+            self.in_flight + other.in_flight,
+            self.not_sampled + other.not_sampled,
+            tuple(sorted(reasons.items())),
+        )
+
+    @property
+    def holds(self) -> bool:
+        """The sums add up."""
+        by_reason = sum(count for _, count in self.reasons)
+        total = self.results + self.dropped + self.dead
+        return self.accepted == total + self.in_flight and by_reason == self.dropped + self.dead
+
+    @property
+    def analysed_share(self) -> float:
+        """results / (accepted - not_sampled); 1 where nothing was to be analysed."""
+        wanted = self.accepted - self.not_sampled
+        return self.results / wanted if wanted else 1.0
+
+
+EMPTY_BALANCE = Balance(0, 0, 0, 0, 0, 0, ())
+
+
+@dataclass(slots=True)
+class _Entry:
+    received_ns: int
+    pts_ns: int | None
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+
+class TimelineLedger:
+    """Ledger of (source_id, epoch). Places are given in order and without holes."""
+
+    def __init__(self, pipelines: tuple[str, ...]) -> None:
+        self.pipelines = pipelines
+        self._entries: deque[_Entry] = deque()
+        self._closed_below = 0
+        self._counts: dict[str, Counter[tuple[Status, str]]] = {p: Counter() for p in pipelines}
+
+    @property
+    def next_seq(self) -> int:
+        """The place of the next frame: max_seq + 1, which is the number of accepted frames."""
+        return self._closed_below + len(self._entries)
+
+    @property
+    def closed_below(self) -> int:
+        """Every key below this frame_seq is closed."""
+        return self._closed_below
+
+    def accept(self, now_ns: int, pts_ns: int | None) -> int:
+        """A place for the next frame, received now; pts_ns None where it has none."""
+        self._entries.append(_Entry(now_ns, pts_ns))
+        return self.next_seq - 1
+
+    def restore_closed(self, seq: int, outcomes: dict[str, Outcome]) -> None:
+        """After a restart: this key was closed before, with these outcomes. Keys must come in order."""
+        if seq != self._closed_below or self._entries:
+            raise ValueError(f"restore_closed: expected frame_seq {self._closed_below} next, got {seq}")
+        self._closed_below += 1
+        for pipeline, outcome in outcomes.items():
+            self._counts[pipeline][outcome.status, outcome.reason] += 1
+
+    def post(self, seq: int, pipeline: str, pts_ns: int | None, outcome: Outcome) -> Posted:
+        """Merge an outcome into its key. A PTS that is not the frame's makes the posting a forgery."""
+        if pipeline not in self._counts or seq >= self.next_seq or seq < 0:
+            return Posted.UNKNOWN
+        if seq < self._closed_below:
+            return Posted.EXPIRED
+        entry = self._entries[seq - self._closed_below]
+        if pts_ns != entry.pts_ns:
+            return Posted.UNKNOWN
+        outcomes = entry.outcomes
+        known = outcomes.get(pipeline)
+        merged = merge(known, outcome)
+        if merged is known:
+            return Posted.UNCHANGED
+        outcomes[pipeline] = merged
+        count = self._counts[pipeline]
+        count[merged.status, merged.reason] += 1
+        if known is None:
+            return Posted.FIRST
+        count[known.status, known.reason] -= 1
+        return Posted.RAISED
+
+    def fill_oldest(self, outcome: Outcome) -> None:
+        """Give the pipelines that have not answered for the oldest open key this outcome."""
+        outcomes = self._entries[0].outcomes
+        for pipeline in self.pipelines:
+            if pipeline not in outcomes:
+                outcomes[pipeline] = outcome
+                self._counts[pipeline][outcome.status, outcome.reason] += 1
+
+    def outcome(self, seq: int, pipeline: str) -> Outcome | None:
+        """What is recorded of an open key; None if it is empty or closed."""
+        if not self._closed_below <= seq < self.next_seq:
+            return None
+        return self._entries[seq - self._closed_below].outcomes.get(pipeline)
+
+    def due_ns(self) -> int | None:
+        """When the oldest open key was received; None if all are closed."""
+        return self._entries[0].received_ns if self._entries else None
+
+    def close_oldest(self) -> tuple[int, dict[str, Outcome]]:
+        """Close the oldest key and return its frame_seq with what it holds; the caller fills it first."""
+        entry = self._entries.popleft()
+        self._closed_below += 1
+        return self._closed_below - 1, entry.outcomes
+
+    def is_terminal(self, seq: int) -> bool:
+        """Every pipeline has an outcome."""
+        if seq < self._closed_below:
+            return True
+        return seq < self.next_seq and len(self._entries[seq - self._closed_below].outcomes) == len(self.pipelines)
+
+    def balance(self, pipeline: str) -> Balance:
+        """The sums of one pipeline."""
+        count = self._counts[pipeline]
+        sums = {s: sum(n for (status, _), n in count.items() if status is s) for s in Status}
+        reasons = tuple(sorted((reason, n) for (_, reason), n in count.items() if reason and n))
+        return Balance(
+            accepted=self.next_seq,
+            results=sums[Status.RESULT],
+            dropped=sums[Status.DROPPED],
+            dead=sums[Status.DEAD_LETTER],
+            in_flight=self.next_seq - sum(sums.values()),
+            not_sampled=count[Status.DROPPED, "not_sampled"],
+            reasons=reasons,
+        )
