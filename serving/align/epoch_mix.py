@@ -177,7 +177,11 @@ class EpochMix:
         pts_ns, h_ns = entry.frame.pts_ns, entry.h_ns
         if result is not None and result.detections is None:
             return Overlay(pipeline, outcome, Detections.empty(), _NO_ORIGIN)
-        tracks, later = self._tracks_of(pipeline), self._later(entry, pipeline)
+        tracks = self._tracks_of(pipeline)
+
+        def later() -> Iterator[Later]:
+            return self._later(entry, pipeline)
+
         if result is None or result.detections is None:
             return Overlay(pipeline, outcome, *tracks.unmeasured(pts_ns, h_ns, later))
         return Overlay(pipeline, outcome, *tracks.measured(pts_ns, h_ns, result.detections, later))

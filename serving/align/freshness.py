@@ -97,7 +97,7 @@ class FairQueue:
         return source.rules.live or len(source.waiting) < source.rules.capacity
 
     def put(self, frame: Frame) -> list[Shed]:
-        """A frame was read; it waits if it is to be analysed. Returns what had to go; ValueError for a file without room."""
+        """A frame was read; it waits if it is to be analysed. Returns what had to go; ValueError without room."""
         source = self._sources[frame.source_id]
         if not frame.analyse:
             source.age.header(frame.epoch, frame.pts_ns, frame.arrival_mono_ns)

@@ -8,14 +8,13 @@ hole shorter than H.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from serving.align.fill import extrapolate, interpolate
-from serving.frames import Origin
+from serving.align.fill import FillPlan, Way
 from serving.types import Detections, PixelArray
 
 CONFIRM_AFTER = 2
@@ -26,6 +25,9 @@ class Later(NamedTuple):
 
     pts_ns: int
     boxes: dict[int, list[float]]
+
+
+Look = Callable[[], Iterator[Later]]  # the measured frames ahead that a fill may use, nearest first
 
 
 @dataclass(slots=True)
@@ -59,15 +61,14 @@ def boxes_by_track(detections: Detections) -> dict[int, list[float]]:
 class Tracks:
     """Track memory of one pipeline in one epoch. Feed it in PTS order; a late frame may follow."""
 
-    __slots__ = ("_rules", "_tracks")
+    __slots__ = ("_plan", "_rules", "_tracks")
 
     def __init__(self, rules: TrackRules) -> None:
         self._rules = rules
         self._tracks: dict[int, _Track] = {}
+        self._plan: _Plan | None = None
 
-    def measured(
-        self, pts_ns: int, h_ns: int, found: Detections, later: Iterable[Later]
-    ) -> tuple[Detections, PixelArray]:
+    def measured(self, pts_ns: int, h_ns: int, found: Detections, later: Look) -> tuple[Detections, PixelArray]:
         """Boxes to draw on a frame that has a result, with their origins."""
         if found.tracker_id is None and len(found):
             return found, np.zeros(len(found), np.uint8)
@@ -80,7 +81,7 @@ class Tracks:
         filled, origin = self._fill(pts_ns, h_ns, holes, later)
         return _join(boxes, filled), np.concatenate([np.zeros(len(boxes), np.uint8), origin])
 
-    def unmeasured(self, pts_ns: int, h_ns: int, later: Iterable[Later]) -> tuple[Detections, PixelArray]:
+    def unmeasured(self, pts_ns: int, h_ns: int, later: Look) -> tuple[Detections, PixelArray]:
         """Boxes to draw on a frame without a result, with their origins."""
         self._expire(pts_ns, h_ns)
         holes = self._holes(pts_ns)
@@ -94,9 +95,12 @@ class Tracks:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _expire(self, pts_ns: int, h_ns: int) -> None:
-        gone = [track for track, state in self._tracks.items() if pts_ns - state.pts_ns > h_ns]
+        oldest = pts_ns - h_ns
+        gone = [track for track, state in self._tracks.items() if state.pts_ns < oldest]
         for track in gone:
             del self._tracks[track]
+        if gone:
+            self._plan = None
 
     def _holes(self, pts_ns: int) -> list[tuple[int, _Track]]:
         if not self._rules.fill:
@@ -107,6 +111,7 @@ class Tracks:
         """Take in the measured boxes of one frame; which of them may be drawn."""
         if found.tracker_id is None:
             return []
+        self._plan = None
         high, tracks = self._rules.high_threshold, self._tracks
         scores, classes = found.confidence.tolist(), found.class_id.tolist()
         visible = []
@@ -130,49 +135,54 @@ class Tracks:
         return visible
 
     def _fill(
-        self, pts_ns: int, h_ns: int, holes: list[tuple[int, _Track]], later: Iterable[Later]
+        self, pts_ns: int, h_ns: int, holes: list[tuple[int, _Track]], later: Look
     ) -> tuple[Detections, PixelArray]:
-        ends = _next_boxes(holes, h_ns, later)
-        between = [(t, s, ends[t]) for t, s in holes if t in ends]
-        beyond = [(t, s) for t, s in holes if t not in ends]
-        parts = []
-        if between:
-            share = np.array([(pts_ns - s.pts_ns) / (end - s.pts_ns) for _, s, (end, _) in between])
-            start, stop = np.array([s.box for _, s, _ in between]), np.array([box for _, _, (_, box) in between])
-            parts.append(interpolate(start, stop, share))
-        if beyond:
-            earlier = np.array([s.before_box if _has_velocity(s, h_ns) else s.box for _, s in beyond])
-            ratio = np.array([(pts_ns - s.pts_ns) / max(1, s.pts_ns - s.before_pts_ns) for _, s in beyond])
-            parts.append(extrapolate(earlier, np.array([s.box for _, s in beyond]), ratio))
-        order = [(t, s) for t, s, _ in between] + beyond
-        boxes = Detections(
-            xyxy=(parts[0] if len(parts) == 1 else np.concatenate(parts)).astype(np.float32),
-            confidence=np.array([s.confidence for _, s in order], np.float32),
-            class_id=np.array([s.class_id for _, s in order], np.int64),
-            tracker_id=np.array([t for t, _ in order], np.int64),
-        )
-        origin = np.full(len(order), Origin.EXTRAPOLATED.value, np.uint8)
-        origin[: len(between)] = Origin.INTERPOLATED.value
-        return boxes, origin
+        plan = self._plan
+        if plan is None or plan.h_ns != h_ns or plan.holes != len(holes) or not plan.still_sees(later()):
+            plan = self._plan = _make_plan(h_ns, holes, later)
+        return plan.fill.at(pts_ns), plan.fill.origin
 
 
-def _has_velocity(state: _Track, h_ns: int) -> bool:
-    return state.before_box is not None and state.pts_ns - state.before_pts_ns <= h_ns
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A fill plan and what it was made from. `complete`: measurements beyond `used` would change nothing."""
+
+    h_ns: int
+    holes: int
+    used: list[Later]
+    complete: bool
+    fill: FillPlan
+
+    def still_sees(self, ahead: Iterator[Later]) -> bool:
+        """The same measurements lie ahead, up to the one that answered the last question."""
+        return self.complete and all(next(ahead, None) is known for known in self.used)
 
 
-def _next_boxes(
-    holes: list[tuple[int, _Track]], h_ns: int, later: Iterable[Later]
-) -> dict[int, tuple[int, list[float]]]:
-    """For each track its next measurement, if that lies within H of the last one."""
+def _make_plan(h_ns: int, holes: list[tuple[int, _Track]], later: Look) -> _Plan:
     wanted = dict(holes)
-    found: dict[int, tuple[int, list[float]]] = {}
-    for frame in later:
-        for track in [t for t in wanted if t in frame.boxes]:
-            if frame.pts_ns - wanted.pop(track).pts_ns <= h_ns:
-                found[track] = frame.pts_ns, frame.boxes[track]
+    ends: dict[int, Later] = {}
+    used: list[Later] = []
+    for frame in later():
+        used.append(frame)
+        for track in [track for track in wanted if track in frame.boxes]:
+            ends[track] = frame
+            del wanted[track]
         if not wanted:
             break
-    return found
+    ways = [_way(track, state, ends.get(track), h_ns) for track, state in holes]
+    return _Plan(h_ns, len(holes), used, not wanted, FillPlan.of(ways))
+
+
+def _way(track: int, state: _Track, end: Later | None, h_ns: int) -> Way:
+    """Towards the next measurement if it lies within H of the last one, else on with the velocity of the last two."""
+    box, since = state.box, state.pts_ns
+    if end is not None and end.pts_ns - since <= h_ns:
+        towards, span, interpolated = end.boxes[track], end.pts_ns - since, True
+    elif state.before_box is not None and since - state.before_pts_ns <= h_ns:
+        towards, span, interpolated = state.before_box, since - state.before_pts_ns, False
+    else:
+        towards, span, interpolated = box, 1, False
+    return Way(track, state.confidence, state.class_id, box, since, towards, span, interpolated)
 
 
 def _select(found: Detections, keep: list[bool]) -> Detections:
