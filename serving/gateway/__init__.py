@@ -1,0 +1,1 @@
+"""The REST gateway: encoded bytes in, the model's JSON out. No pixel is decoded here."""

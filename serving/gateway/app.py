@@ -1,0 +1,67 @@
+"""The ASGI application: what is served is handed in, nothing is read from the environment or the disk here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serving.config import Settings
+from serving.gateway import routes_health, routes_infer, routes_models, schemas
+from serving.gateway.catalogue import Catalogue
+from serving.gateway.context import Context
+from serving.gateway.edge import Edge
+from serving.metrics import Metrics
+from serving.ports import InferenceServer
+
+
+def create_app(
+    settings: Settings,
+    server: InferenceServer,
+    catalogue: Catalogue,
+    *,
+    metrics: Metrics | None = None,
+    metrics_dir: Path | None = None,
+) -> FastAPI:
+    """The gateway's app. `metrics_dir` is the folder that all workers share (prometheus multiprocess mode)."""
+    context = Context(settings, server, catalogue, metrics or Metrics(), metrics_dir)
+    app = FastAPI(
+        title="Lockstep gateway",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=_lifespan,
+    )
+    app.state.context = context
+    document: dict[str, Any] = schemas.openapi(catalogue)
+    app.openapi = lambda: document  # type: ignore[method-assign]
+    for routes in (routes_infer, routes_models, routes_health):
+        routes.register(app)
+    app.add_exception_handler(HTTPException, _to_the_edge)
+    app.add_middleware(Edge, context=context)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    context: Context = app.state.context
+    watch = asyncio.create_task(context.readiness.run())
+    try:
+        yield
+    finally:
+        watch.cancel()
+        with suppress(asyncio.CancelledError):
+            await watch
+        await context.server.close()
+
+
+async def _to_the_edge(request: Request, error: Exception) -> Response:
+    raise error

@@ -1,0 +1,95 @@
+"""What the routes of one process share, and what one request carries. Handed in, never global."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+
+from serving.config import Settings
+from serving.errors import MediaTypeUnsupported
+from serving.gateway.catalogue import Catalogue
+from serving.gateway.limits import BODIES_IN_MEMORY, BodyLimits, Gauge, content_length, read_body, request_timeout_s
+from serving.gateway.readiness import Readiness
+from serving.metrics import OTHER, Metrics
+from serving.ports import InferenceServer
+
+STATE_KEY = "lockstep"
+
+
+@dataclass(slots=True)
+class Context:
+    """Everything a route needs. `draining` is set once, at SIGTERM."""
+
+    settings: Settings
+    server: InferenceServer
+    catalogue: Catalogue
+    metrics: Metrics
+    metrics_dir: Path | None = None
+    draining: bool = False
+    readiness: Readiness = field(init=False)
+    body_limits: BodyLimits = field(init=False)
+    in_flight: Gauge = field(init=False)
+    bodies: Gauge = field(init=False)
+
+    def __post_init__(self) -> None:
+        s = self.settings
+        self.readiness = Readiness(self.server, self.catalogue, self.metrics, s.canary_interval_s)
+        self.body_limits = BodyLimits(s.max_body_bytes, s.body_timeout_s, s.body_min_rate)
+        self.in_flight = Gauge(s.max_in_flight, "in_flight", self._shed)
+        self.bodies = Gauge(max(BODIES_IN_MEMORY, s.max_body_bytes), "body_bytes", self._shed)
+
+    def _shed(self, reason: str) -> None:
+        self.metrics.inc("lockstep_shed_total", reason=reason)
+
+
+@dataclass(slots=True)
+class RequestState:
+    """One request: its id, when its headers were here (the loop's clock, seconds), and what its answer says."""
+
+    request_id: str
+    started: float
+    headers: dict[bytes, bytes]
+    route: str = OTHER
+    error_code: str = ""
+    body_complete: bool = False
+
+    @classmethod
+    def of(cls, request: Request) -> RequestState:
+        """The state that the edge put into the scope."""
+        state: Any = request.scope[STATE_KEY]
+        assert isinstance(state, cls)
+        return state
+
+
+def context_of(request: Request) -> Context:
+    """The process's context."""
+    context: Any = request.app.state.context
+    assert isinstance(context, Context)
+    return context
+
+
+def deadline_of(request: Request) -> float:
+    """When the request's time is over, on the loop's clock. Raises ParameterInvalid for a bad header."""
+    state = RequestState.of(request)
+    default = context_of(request).settings.request_timeout_ms
+    return state.started + request_timeout_s(state.headers.get(b"x-request-timeout-ms"), default)
+
+
+async def body_of(request: Request, deadline: float) -> bytes:
+    """The request's body within all limits (serving.gateway.limits.read_body)."""
+    context, state = context_of(request), RequestState.of(request)
+    if state.headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
+        raise MediaTypeUnsupported("Content-Encoding: expected none; bodies are taken as they are, uncompressed")
+    announced = content_length(state.headers)
+    body = await read_body(request.receive, announced, context.body_limits, state.started, deadline, context.bodies)
+    context.metrics.inc("lockstep_http_body_bytes_total", len(body))
+    return body
+
+
+def remaining(deadline: float) -> float:
+    """Seconds left."""
+    return deadline - asyncio.get_running_loop().time()

@@ -1,0 +1,80 @@
+"""POST /v1/models/{name}/infer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serving.bundle import ModelBundle
+from serving.errors import InputError, ParameterInvalid, ServingError
+from serving.gateway import errors
+from serving.gateway.bodies import Pictures, read_pictures
+from serving.gateway.context import Context, RequestState, body_of, context_of, deadline_of
+from serving.gateway.inference import infer_picture, infer_pictures, server_timing, stage_times
+from serving.gateway.parameters import from_query
+from serving.gateway.routing import add
+
+JSON = "application/json"
+
+
+def register(app: FastAPI) -> None:
+    """Put this file's routes into the app."""
+    add(app, "POST", "/v1/models/{name}/infer", infer)
+
+
+async def infer(request: Request) -> Response:
+    """Door checks, body, admission, server, answer. The model's JSON leaves as it came."""
+    context, state = context_of(request), RequestState.of(request)
+    bundle = context.catalogue.get(request.path_params["name"])
+    if bundle.spec.preprocess is None:
+        raise InputError(f"{bundle.name} takes named tensors", hint=f"POST /v2/models/{bundle.name}/infer")
+    deadline = deadline_of(request)
+    query = from_query(request.scope["query_string"], bundle.spec)
+    context.in_flight.check()  # a full house is said before the body is read
+    body = await body_of(request, deadline)
+    pictures = read_pictures(state.headers.get(b"content-type"), body, bundle.spec)
+    parameters = _merge(query, pictures.parameters)
+    started = asyncio.get_running_loop().time()
+    with context.in_flight.take(len(pictures.encoded)):
+        if pictures.batch:
+            return await _answer_batch(context, bundle, pictures, parameters, deadline, state)
+        document = await infer_picture(context, bundle, pictures.encoded[0], parameters, deadline, state.request_id)
+    times = stage_times(context, bundle, document)
+    times["server"] = (asyncio.get_running_loop().time() - started) * 1e3
+    return Response(document, 200, {"server-timing": server_timing(times)}, JSON)
+
+
+def _merge(query: Mapping[str, Any], body: Mapping[str, Any]) -> Mapping[str, Any]:
+    twice = query.keys() & body.keys()
+    if twice:
+        raise ParameterInvalid(f"{sorted(twice)[0]}: given in the query and in the body")
+    return {**query, **body} if body else query
+
+
+async def _answer_batch(
+    context: Context,
+    bundle: ModelBundle,
+    pictures: Pictures,
+    parameters: Mapping[str, Any],
+    deadline: float,
+    state: RequestState,
+) -> Response:
+    """`{"results": [...]}` in the pictures' order, an error as a problem in its place; all failed: the first one's."""
+    answers = await infer_pictures(context, bundle, pictures.encoded, parameters, deadline, state.request_id)
+    failed = [answer for answer in answers if isinstance(answer, ServingError)]
+    if len(failed) == len(answers):
+        raise failed[0]
+    return Response(b'{"results":[' + b",".join(_items(answers, state.request_id)) + b"]}", 200, None, JSON)
+
+
+def _items(answers: Sequence[bytes | ServingError], request_id: str) -> list[bytes]:
+    return [
+        orjson.dumps(errors.problem(answer, request_id)[1]) if isinstance(answer, ServingError) else answer
+        for answer in answers
+    ]

@@ -1,0 +1,177 @@
+"""Every metric of every process, in one list; the only module that touches prometheus objects.
+
+Label values are closed sets (docs/metrics.md says which), so a stranger cannot make series: what is unknown becomes
+`other` before it gets here. In multiprocess mode (several gateway workers) the values live in files under
+PROMETHEUS_MULTIPROC_DIR, which has to be set before this module is imported; `exposition` adds them up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricDefinition:
+    """One metric. `buckets` in seconds are for histograms; `merge` says how gauges of several workers become one."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    merge: Literal["livesum", "livemin", "livemax"] = "livesum"
+
+    def __post_init__(self) -> None:
+        if (self.kind == "counter") != self.name.endswith("_total"):
+            raise ValueError(f"metric {self.name}: expected counters, and only those, to end in _total")
+        if (self.kind == "histogram") != bool(self.buckets):
+            raise ValueError(f"metric {self.name}: expected buckets for histograms only, got {self.buckets}")
+
+
+METRICS: tuple[MetricDefinition, ...] = (
+    MetricDefinition(
+        "lockstep_http_requests_total", "counter", "HTTP requests answered.", ("route", "method", "status")
+    ),
+    MetricDefinition(
+        "lockstep_http_request_seconds",
+        "histogram",
+        "Time from the request's headers to the end of its answer.",
+        ("route",),
+        LATENCY_BUCKETS,
+    ),
+    MetricDefinition("lockstep_http_requests_in_flight", "gauge", "HTTP requests now being answered."),
+    MetricDefinition("lockstep_http_errors_total", "counter", "Answers that carry an error, by its code.", ("code",)),
+    MetricDefinition("lockstep_http_body_bytes_total", "counter", "Bytes of request bodies received."),
+    MetricDefinition(
+        "lockstep_inference_requests_total",
+        "counter",
+        "Samples sent to the inference server, by outcome: ok or an error's code.",
+        ("model", "outcome"),
+    ),
+    MetricDefinition(
+        "lockstep_inference_server_seconds",
+        "histogram",
+        "Round trip of one sample to the inference server.",
+        ("model",),
+        LATENCY_BUCKETS,
+    ),
+    MetricDefinition(
+        "lockstep_inference_stage_seconds_total",
+        "counter",
+        "Time spent by stage, as the model reports it: decode, preprocess, infer, postprocess.",
+        ("model", "stage"),
+    ),
+    MetricDefinition("lockstep_inference_in_flight", "gauge", "Samples admitted and not yet answered."),
+    MetricDefinition(
+        "lockstep_shed_total",
+        "counter",
+        "Requests refused at the door: in_flight, body_bytes, connections.",
+        ("reason",),
+    ),
+    MetricDefinition(
+        "lockstep_model_ready",
+        "gauge",
+        "1 where the model's last canary inference passed, 0 where not (least of all workers).",
+        ("model",),
+        merge="livemin",
+    ),
+    MetricDefinition("lockstep_canary_total", "counter", "Canary inferences: passed or failed.", ("model", "outcome")),
+    MetricDefinition(
+        "lockstep_draining", "gauge", "1 from SIGTERM on, 0 before (greatest of all workers).", merge="livemax"
+    ),
+)
+
+# What values a label can have; docs/metrics.md prints it, the cardinality test checks it.
+LABEL_VALUES: dict[str, str] = {
+    "route": "the route's template, such as /v1/models/{name}/infer, or other",
+    "method": "GET, HEAD, POST, OPTIONS, or other",
+    "status": "the HTTP status",
+    "code": "an error code of docs/errors.md",
+    "model": "a served model's name, or other",
+    "outcome": "ok or passed, or an error code, or failed",
+    "stage": "decode, preprocess, infer, postprocess",
+    "reason": "in_flight, body_bytes, connections",
+}
+
+
+class Metrics:
+    """The metrics of one process. A name that is not in the list is a KeyError: a programming error, not a series."""
+
+    def __init__(self, definitions: Sequence[MetricDefinition] = METRICS) -> None:
+        self.registry = CollectorRegistry()
+        self._metrics = {d.name: _make(d, self.registry) for d in definitions}
+
+    def inc(self, name: str, amount: float = 1.0, **labels: str) -> None:
+        """Add to a counter."""
+        metric = self._metrics[name]
+        (metric.labels(**labels) if labels else metric).inc(amount)  # type: ignore[union-attr]
+
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        """Put one value into a histogram."""
+        metric = self._metrics[name]
+        (metric.labels(**labels) if labels else metric).observe(value)  # type: ignore[union-attr]
+
+    def set(self, name: str, value: float, **labels: str) -> None:
+        """Set a gauge."""
+        metric = self._metrics[name]
+        (metric.labels(**labels) if labels else metric).set(value)  # type: ignore[union-attr]
+
+    def exposition(self, multiprocess_dir: Path | None = None) -> bytes:
+        """Prometheus text format: of this process, or of all processes that share `multiprocess_dir`."""
+        if multiprocess_dir is None:
+            return generate_latest(self.registry)
+        merged = CollectorRegistry()
+        MultiProcessCollector(merged, str(multiprocess_dir))  # type: ignore[no-untyped-call]
+        return generate_latest(merged)
+
+
+def forget_process(pid: int, multiprocess_dir: Path) -> None:
+    """Take a dead worker's gauges out of the sum; its counters stay."""
+    mark_process_dead(pid, str(multiprocess_dir))  # type: ignore[no-untyped-call]
+
+
+def _make(definition: MetricDefinition, registry: CollectorRegistry) -> Counter | Gauge | Histogram:
+    if definition.kind == "counter":
+        return Counter(definition.name, definition.help, definition.labels, registry=registry)
+    if definition.kind == "gauge":
+        return Gauge(
+            definition.name, definition.help, definition.labels, registry=registry, multiprocess_mode=definition.merge
+        )
+    return Histogram(definition.name, definition.help, definition.labels, registry=registry, buckets=definition.buckets)
+
+
+def markdown(definitions: Sequence[MetricDefinition] = METRICS) -> str:
+    """docs/metrics.md."""
+    lines = [
+        "# Metrics",
+        "",
+        "Written from `serving/metrics.py` (`python -m serving.metrics > docs/metrics.md`); a test compares the two.",
+        "Read them at `/metrics`. The values of all workers are added up; gauges say how they are joined.",
+        "",
+        "| name | type | labels | meaning |",
+        "| --- | --- | --- | --- |",
+    ]
+    for d in definitions:
+        kind = f"{d.kind} ({d.merge})" if d.kind == "gauge" else d.kind
+        lines.append(f"| `{d.name}` | {kind} | {', '.join(d.labels) or '-'} | {d.help} |")
+    lines += ["", "Labels have closed sets of values, so the number of series is bounded:", ""]
+    lines += ["| label | values |", "| --- | --- |"]
+    lines += [f"| `{name}` | {values} |" for name, values in LABEL_VALUES.items()]
+    buckets = ", ".join(str(b) for b in LATENCY_BUCKETS)
+    return "\n".join([*lines, "", f"Buckets of histograms, seconds: {buckets}.", ""])
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(markdown())
