@@ -45,8 +45,8 @@ def tf1_bilinear(pixels: PixelArray, size: ImageSize) -> FloatArray:
     across = column_weight[None, :, None]
 
     def along(line: PixelArray) -> FloatArray:
-        left = line[:, columns].astype(np.float32)
-        right = line[:, next_columns].astype(np.float32)
+        left = np.take(line, columns, axis=1).astype(np.float32)
+        right = np.take(line, next_columns, axis=1).astype(np.float32)
         return left + (right - left) * across
 
     top, bottom = along(deep[rows]), along(deep[next_rows])

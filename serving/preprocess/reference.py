@@ -96,7 +96,7 @@ def finish(plane: Array, placement: Placement, spec: PreprocessSpec) -> Prepared
         pixels = np.ascontiguousarray(plane)
         return Prepared(pixels, _tensor_of_pixels(pixels, spec), placement.transform)
     # A kernel with float results keeps them in the tensor, as the training graph did; `pixels` are them, rounded.
-    pixels = np.rint(plane).astype(np.uint8)
+    pixels = np.ascontiguousarray(np.rint(plane).astype(np.uint8))
     values = normalise(plane.astype(np.float32), spec.range, spec.mean, spec.std)
     tensor = values.transpose(2, 0, 1) if spec.layout == "nchw" else values
     return Prepared(pixels, np.ascontiguousarray(tensor), placement.transform)
