@@ -60,8 +60,8 @@ def bring(cache: Path, progress: Progress) -> ImportedModel:
     return run(Recipe("mobilenet_v2", packages, (Path(__file__),), _build), cache, progress)
 
 
-def labels_of_source() -> list[str]:
-    """The 1000 class names as torchvision ships them with these weights."""
+def labels_of_source(cache: Path | None = None) -> list[str]:
+    """The 1000 class names as torchvision ships them with these weights; nothing is fetched, so `cache` is not used."""
     from torchvision.models import MobileNet_V2_Weights
 
     return [str(name) for name in MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]]

@@ -104,7 +104,7 @@ def main() -> None:
     chosen.output.write_bytes(checkpoint)
     if chosen.samples:
         write_samples(data, chosen.samples)
-    print(f"held-out accuracy {accuracy:.4f} on {len(data.held_out_labels)} digits -> {chosen.output}")  # noqa: T201
+    print(f"held-out accuracy {accuracy:.4f} on {len(data.held_out_labels)} digits -> {chosen.output}")
 
 
 if __name__ == "__main__":

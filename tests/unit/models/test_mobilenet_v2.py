@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models import training_side
+from converters.training_recipes import torchvision_classification
 from models.importers import ImportedModel
 from models.importers.mobilenet_v2 import labels_of_source
+from serving.preprocess.reference import prepare
+from serving.spec import ModelSpec
 
 pytestmark = [pytest.mark.needs("torch"), pytest.mark.needs("opencv-doc")]
-LABELS = Path(__file__).resolve().parents[3] / "models" / "labels" / "imagenet1k.txt"
+MODELS = Path(__file__).resolve().parents[3] / "models"
+LABELS, SPEC = MODELS / "labels" / "imagenet1k.txt", MODELS / "mobilenet_v2.yaml"
 
 
 def test_labels_file_is_the_sources_own() -> None:
@@ -36,8 +39,7 @@ def test_samples_are_enough_and_score(imported: Callable[[str], ImportedModel]) 
     with got.labels.open(encoding="utf-8", newline="") as source:
         rows = list(csv.DictReader(source))
     truth = [names.index(row["label"]) for row in rows]
-    arguments = {"resize_size": 256, "crop_size": 224}
-    pixels = [training_side.torchvision_eval((got.samples / row["file"]).read_bytes(), arguments) for row in rows]
+    pixels = [torchvision_classification((got.samples / row["file"]).read_bytes())[0] for row in rows]
     assert all(p.shape == (224, 224, 3) for p in pixels)
     batch = torch.from_numpy(np.stack(pixels).astype(np.float32) / 255).permute(0, 3, 1, 2)
     mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -51,12 +53,13 @@ def test_samples_are_enough_and_score(imported: Callable[[str], ImportedModel]) 
     assert top1(batch) < 0.75, "a forgotten mean must fail the spec's `expect`"
 
 
-def test_training_side_equals_torchvisions_preset(imported: Callable[[str], ImportedModel]) -> None:
+def test_the_specs_preprocessing_is_the_weights_own(imported: Callable[[str], ImportedModel]) -> None:
     from PIL import Image
     from torchvision.models import MobileNet_V2_Weights
 
     path = imported("mobilenet_v2").samples / "coffee.png"
     preset = MobileNet_V2_Weights.IMAGENET1K_V1.transforms()(Image.open(path).convert("RGB")).numpy()
-    ours = training_side.torchvision_eval(path.read_bytes(), {"resize_size": 256, "crop_size": 224})
-    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-    assert np.abs((ours / 255 - mean) / std - preset.transpose(1, 2, 0)).max() < 1e-6
+    spec = ModelSpec.read(SPEC).preprocess
+    assert spec is not None
+    ours = prepare(np.asarray(Image.open(path).convert("RGB")), spec).tensor
+    assert np.abs(ours - preset).max() < 1e-6

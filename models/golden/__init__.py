@@ -1,0 +1,1 @@
+"""Recipes that made tests/data/golden: independent runs of the original models, done once, outside our environment."""
