@@ -39,7 +39,8 @@ def _version(name: str) -> str:
 
 def tree_cpu_s(root: psutil.Process) -> float:
     """CPU seconds of a process and its living descendants, with their ended children."""
-    total = 0.0
+    ended = root.cpu_times()
+    total = float(ended.children_user + ended.children_system)
     for process in [root, *root.children(recursive=True)]:
         try:
             times = process.cpu_times()

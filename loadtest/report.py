@@ -12,6 +12,9 @@ import numpy as np
 from loadtest.rest import CORES, MAX_FOREIGN, Case, Sample
 from loadtest.statistics import Interval, interval
 
+COLUMNS = (
+    "case", "arm", "req/s", "of BEST", "of PLAIN", "ours / it", "p50 ms", "p95 ms", "CPU-ms a request", "RSS MiB", "refused",
+)  # fmt: skip
 PEERS = ("mosec", "fastapi")
 
 
@@ -32,10 +35,7 @@ def ratios(case: Case, arm: str, against: str) -> Interval:
 
 def table(run: dict[str, Any]) -> str:
     """Markdown: a row for each case and arm."""
-    lines = [
-        "| case | arm | req/s | of BEST | of PLAIN | ours / it | p50 ms | p95 ms | CPU-ms a request | RSS MiB | refused |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
     for case in run["cases"]:
         for arm in dict.fromkeys(sample.arm for sample in case.samples):
             lines.append(_row(case, arm))
@@ -69,8 +69,8 @@ def write(run: dict[str, Any], folder: Path, name: str) -> Path:
     dropped = sum(s.foreign_cores > MAX_FOREIGN for case in run["cases"] for s in case.samples)
     text = (
         f"# REST benchmark, {run['facts']['date']}\n\nCommand: `lockstep bench rest --rounds {run['rounds']} --seconds "
-        f"{run['seconds']}`. {run['rounds']} rounds of {run['seconds']} s an arm in random order; ratios are medians of "
-        f"pairs of the same round with 95 % bootstrap intervals; `of BEST` scales the bare loop to the cores that the "
+        f"{run['seconds']}`. {run['rounds']} rounds of {run['seconds']} s an arm in random order; ratios are "
+        f"medians of pairs of the same round with 95 % bootstrap intervals; `of BEST` scales the bare loop to the cores that the "
         f"generator left. Blocks with over 10 % foreign CPU, whose pairs were dropped: {dropped}.\n\n{facts}\n\n"
         f"{table(run)}\n\n![rates]({name}.png)\n"
     )

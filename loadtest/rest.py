@@ -123,7 +123,7 @@ def _cases(
 
 
 def check_answers(arms: _Servers, bare: dict[str, BareArm], corpus: list[Path]) -> None:
-    """Every arm's best class or number of boxes equals the server's on at least 15 of 16 pictures, or nothing is timed."""
+    """Every arm decides as the server on at least 15 of 16 pictures, or nothing is timed."""
     answers = {name: [_decision(a) for a in arm.answers] for name, arm in bare.items()}
     for server in arms.arms:
         found = [
