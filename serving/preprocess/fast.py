@@ -1,0 +1,79 @@
+"""The cheaper path: JPEG decoded at 1/2, 1/4 or 1/8, then OpenCV's linear resize, whatever kernel the spec names.
+
+Its pixels are not those of the reference, so a model uses it only when its certificate row `preprocess_fast` passed
+(same decisions). Geometry is the reference's: size, offset and the transform of boxes are equal.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from serving.preprocess.decode import decode_checked
+from serving.preprocess.geometry import Placement, place
+from serving.preprocess.header import ImageHeader
+from serving.preprocess.limits import DecodeLimits, check_limits
+from serving.preprocess.reference import Prepared, finish, frame_size, on_plane, to_colour
+from serving.preprocess.sniff import read_header
+from serving.spec import PreprocessSpec
+from serving.types import ImageSize, PixelArray
+
+# Below this a full decode costs less than a millisecond and saves nothing worth another picture.
+MIN_PIXELS = 500_000
+_DEFAULT_LIMITS = DecodeLimits()
+# Orientations after which the first column (row) of the upright picture is the last one stored.
+_FLIPPED_X, _FLIPPED_Y = {2, 3, 6, 7}, {3, 4, 7, 8}
+
+
+def choose_reduce(header: ImageHeader, spec: PreprocessSpec) -> int:
+    """1, 2, 4 or 8: the strongest reduction that leaves both sides at least as large as the resize wants them.
+
+    More than 1 only for a JPEG of over half a megapixel at least twice as large as its target.
+    """
+    if header.format != "jpeg" or header.pixels <= MIN_PIXELS:
+        return 1
+    target = place(ImageSize(header.width, header.height), spec).resized
+    ratio = min(header.width / target.width, header.height / target.height)
+    return next((reduce for reduce in (8, 4, 2) if ratio >= reduce), 1)
+
+
+def prepare_fast(source: bytes | PixelArray, spec: PreprocessSpec, limits: DecodeLimits = _DEFAULT_LIMITS) -> Prepared:
+    """An encoded picture, or an upright RGB uint8 `[h, w, 3]` one, as the network's input.
+
+    Raises what `decode` and `reference.prepare` raise.
+    """
+    if not isinstance(source, bytes):
+        return _prepared(source, place(frame_size(source), spec), spec, 1, 1)
+    header = read_header(source)
+    check_limits(header, limits)
+    placement = place(ImageSize(header.width, header.height), spec)
+    reduce = choose_reduce(header, spec)
+    return _prepared(decode_checked(source, header, reduce), placement, spec, reduce, header.orientation)
+
+
+def _prepared(frame: PixelArray, placement: Placement, spec: PreprocessSpec, reduce: int, orientation: int) -> Prepared:
+    resized = _resize(frame, placement, reduce, orientation)
+    plane = on_plane(to_colour(resized, spec.colour, "cv2_linear"), placement, spec.pad_value)
+    return finish(plane, placement, spec)
+
+
+def _resize(frame: PixelArray, placement: Placement, reduce: int, orientation: int) -> PixelArray:
+    """Linear resize to the placement's size, by the true scale.
+
+    A reduced picture covers whole blocks of `reduce` pixels, so it reaches up to reduce - 1 pixels beyond the source:
+    on sides that are no multiple of it the plain resize would squeeze the picture.
+    """
+    source, target = placement.source, placement.resized
+    size = (target.width, target.height)
+    if frame.shape[:2] == (target.height, target.width) and reduce == 1:
+        return frame
+    if source.width % reduce == 0 and source.height % reduce == 0:
+        return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+    step = np.array([source.width / reduce / target.width, source.height / reduce / target.height])
+    beyond = np.array([frame.shape[1] - source.width / reduce, frame.shape[0] - source.height / reduce])
+    first = beyond * [orientation in _FLIPPED_X, orientation in _FLIPPED_Y]
+    # Centre of target pixel i lies at first + (i + 0.5) * step - 0.5 of the reduced picture.
+    shift = first + 0.5 * step - 0.5
+    matrix = np.array([[step[0], 0, shift[0]], [0, step[1], shift[1]]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(frame, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE), np.uint8)
