@@ -13,7 +13,8 @@ from loadtest.rest import CORES, MAX_FOREIGN, Case, Sample
 from loadtest.statistics import Interval, interval
 
 COLUMNS = (
-    "case", "arm", "req/s", "of BEST", "of PLAIN", "ours / it", "p50 ms", "p95 ms", "CPU-ms a request", "RSS MiB", "refused",
+    "case", "arm", "req/s", "of BEST", "of PLAIN", "ours / it",
+    "p50 ms", "p95 ms", "CPU-ms a request", "RSS MiB", "refused",
 )  # fmt: skip
 PEERS = ("mosec", "fastapi")
 
@@ -70,8 +71,8 @@ def write(run: dict[str, Any], folder: Path, name: str) -> Path:
     text = (
         f"# REST benchmark, {run['facts']['date']}\n\nCommand: `lockstep bench rest --rounds {run['rounds']} --seconds "
         f"{run['seconds']}`. {run['rounds']} rounds of {run['seconds']} s an arm in random order; ratios are "
-        f"medians of pairs of the same round with 95 % bootstrap intervals; `of BEST` scales the bare loop to the cores that the "
-        f"generator left. Blocks with over 10 % foreign CPU, whose pairs were dropped: {dropped}.\n\n{facts}\n\n"
+        f"medians of pairs of the same round with 95 % bootstrap intervals; `of BEST` scales the bare loop to the "
+        f"cores that the generator left. Blocks with over 10 % foreign CPU, whose pairs were dropped: {dropped}.\n\n{facts}\n\n"
         f"{table(run)}\n\n![rates]({name}.png)\n"
     )
     folder.mkdir(parents=True, exist_ok=True)

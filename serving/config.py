@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from serving.errors import ServingError
 
 PREFIX = "LOCKSTEP_"
+FOREIGN: Mapping[str, tuple[str, ...]] = {"cuda_version": ("CUDA_VERSION",)}
 
 
 class ConfigInvalid(ServingError):
@@ -47,6 +48,7 @@ class Settings(BaseModel):
     drain_s: float = Field(5.0, ge=0, description="time between failing readiness and closing, seconds")
     canary_interval_s: float = Field(2.0, gt=0, description="time between canary inferences, seconds")
     staging: bool = Field(False, description="serve a version without certificate (private staging Triton only)")
+    cuda_version: str = Field("", description="CUDA of the container, for doctor (NVIDIA images set CUDA_VERSION)")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
 
 
@@ -69,8 +71,10 @@ def load_settings(path: Path | None = None, environ: Mapping[str, str] | None = 
     for name, value in _from_file(path).items():
         values[name], sources[name] = value, str(path)
     for name in Settings.model_fields:
-        if (key := PREFIX + name.upper()) in env:
-            values[name], sources[name] = env[key], f"environment {key}"
+        for key in (PREFIX + name.upper(), *FOREIGN.get(name, ())):
+            if key in env:
+                values[name], sources[name] = env[key], f"environment {key}"
+                break
     for name, value in overrides.items():
         if value is not None:
             values[name], sources[name] = value, "command line"

@@ -8,11 +8,10 @@ from typing import Any
 
 import httpx2 as httpx
 
-from serving.bundle import ModelBundle, catalogue
+from serving.backend import open_served_model
+from serving.bundle import catalogue
 from serving.config import Settings
-from serving.engines import open_engine
 from serving.errors import LockstepError, NotFound, ServingError, Unavailable
-from serving.preprocess.limits import DecodeLimits
 from serving.served_model import ServedModel
 from serving.types import InferRequest
 
@@ -31,13 +30,7 @@ def open_model(settings: Settings, name: str) -> ServedModel:
             raise bad[name]
         hint = f"convert it: lockstep convert models/{name}.yaml" if Path(f"models/{name}.yaml").is_file() else ""
         raise NotFound(f"no model {name!r} in {settings.repository}; there are: {', '.join(good) or 'none'}", hint=hint)
-    return open_bundle(good[name], DecodeLimits(max_pixels=settings.max_pixels, max_side=settings.max_side))
-
-
-def open_bundle(bundle: ModelBundle, limits: DecodeLimits) -> ServedModel:
-    """A bundle with its engine."""
-    engine = open_engine(bundle.engine, bundle.version_dir, threads=bundle.threads, precision=bundle.precision)
-    return ServedModel(bundle, engine, limits)
+    return open_served_model(good[name].version_dir, settings)
 
 
 def answer_in_process(settings: Settings, name: str, data: bytes, parameters: Mapping[str, str]) -> dict[str, Any]:

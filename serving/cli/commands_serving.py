@@ -1,0 +1,91 @@
+"""serve, doctor, config, bench: running and looking at the system."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from serving.cli.output import print_json, print_table, say, settings_from
+from serving.config import load_settings
+
+Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
+Config = Annotated[Path | None, typer.Option("--config", help="settings file (YAML)")]
+Repository = Annotated[Path | None, typer.Option("--repository", help="model repository")]
+bench_app = typer.Typer(help="benchmarks against the bare loop and peers", add_completion=False, no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(serve)
+    app.command()(doctor)
+    app.command("config")(show_config)
+    bench_app.command("rest")(bench_rest)
+    app.add_typer(bench_app, name="bench")
+
+
+def serve(
+    models: Annotated[list[str] | None, typer.Argument(help="models to serve; default: all certified")] = None,
+    triton: Annotated[str | None, typer.Option(help="grpc://host:port of an existing Triton")] = None,
+    host: Annotated[str | None, typer.Option(help="address to bind (loopback)")] = None,
+    port: Annotated[int | None, typer.Option(help="port to bind (8080)")] = None,
+    workers: Annotated[int | None, typer.Option(help="gateway processes")] = None,
+    allow_unauthenticated: Annotated[bool, typer.Option(help="allow an address other than loopback")] = False,
+    repository: Repository = None, config: Config = None,
+) -> None:  # fmt: skip
+    """Start the embedded Triton and the gateway; Ctrl-C drains and stops both."""
+    from serving.launcher import serve as run
+
+    settings = settings_from(
+        config, repository=repository, triton_url=triton, host=host, port=port, workers=workers,
+        allow_unauthenticated=allow_unauthenticated or None,
+    )  # fmt: skip
+    raise typer.Exit(run(settings, tuple(models or ())))
+
+
+def doctor(config: Config = None, json: Json = False) -> None:
+    """CPU features, GPU, driver, CUDA, TensorRT, Triton, libraries; which combinations will not work and why."""
+    from serving.doctor import gather, report
+
+    loaded = load_settings(config)
+    document: dict[str, Any] = report(gather(loaded.settings.triton_home, loaded.settings.cuda_version))
+    if json:
+        print_json(document)
+    else:
+        facts = document["facts"]
+        plain = {name: value for name, value in facts.items() if name not in ("packages", "gpus")}
+        print_table("this machine", [{"fact": name, "value": value} for name, value in plain.items()])
+        print_table("packages", [{"package": name, "version": version} for name, version in facts["packages"].items()])
+        print_table("findings", document["findings"])
+    if not document["ok"]:
+        raise typer.Exit(1)
+
+
+def show_config(config: Config = None, json: Json = False) -> None:
+    """Every setting with its value and where it came from."""
+    loaded = load_settings(config)
+    values = loaded.settings.model_dump(mode="json")
+    rows = [{"setting": name, "value": value, "source": loaded.sources[name]} for name, value in values.items()]
+    print_json(rows) if json else print_table("settings", rows)
+
+
+def bench_rest(
+    models: Annotated[list[str] | None, typer.Argument(help="default: mobilenet_v2 person_ssdlite")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="rounds; 10 or more for a figure to quote")] = 10,
+    seconds: Annotated[float, typer.Option(min=1.0, help="length of one arm's block")] = 3.0,
+    size: Annotated[list[str] | None, typer.Option("--size", help="640x480, 12mp")] = None,
+    output: Annotated[Path, typer.Option(help="folder of the report")] = Path("docs/measurements"),
+    repository: Repository = None, config: Config = None,
+) -> None:  # fmt: skip
+    """The running server against PLAIN and BEST bare loops, mosec and FastAPI, interleaved; writes table and plot."""
+    from loadtest import photos, report, rest
+
+    settings = settings_from(config, repository=repository)
+    run = rest.run(
+        settings.repository, models or ["mobilenet_v2", "person_ssdlite"], size or ["640x480", "12mp"],
+        photos.from_packages(), rounds=rounds, seconds=seconds, say=say,
+    )  # fmt: skip
+    print(report.table(run))
+    print(report.write(run, output, time.strftime("rest-%Y%m%d-%H%M", time.gmtime())))
