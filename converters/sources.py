@@ -1,0 +1,125 @@
+"""Everything a conversion starts from, gathered and hashed: spec, checkpoint, samples, labels, code.
+
+The parent process reads these as bytes only; nothing of them is executed here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from converters.certificate import machine, tools
+from converters.samples import SampleSet, read_samples
+from serving.bundle import sha256_of
+from serving.errors import CheckpointRefused, ImportFailed, SpecInvalid
+from serving.spec import ModelSpec
+from serving.tasks import task_named
+from serving.tasks.base import Task
+
+Progress = Callable[[str], None]
+_ROOT = Path(__file__).resolve().parents[1]
+# Code that decides what a version computes: its hash is part of a version's content.
+_CODE = ("converters", "serving/preprocess", "serving/tasks", "serving/engines", "serving/served_model.py",
+         "serving/backend.py", "serving/spec.py", "serving/types.py", "serving/triton")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The inputs of one conversion. `content_sha256` changes when anything that could change the result changes."""
+
+    spec: ModelSpec
+    spec_path: Path
+    task: Task
+    checkpoint: Path
+    checkpoint_sha256: str
+    labels: tuple[str, ...]
+    samples: SampleSet
+    limit: int | None
+    target: str
+    content_sha256: str
+
+
+def gather(spec_path: Path, cache: Path, limit: int | None, target: str, progress: Progress) -> Sources:
+    """Read the spec and bring what it names. Raises SpecInvalid, ImportFailed and what an importer raises."""
+    spec = ModelSpec.read(spec_path)
+    task = task_named(spec.task)
+    task.check(spec)
+    folder = spec_path.resolve().parent
+    checkpoint, sample_folder = _brought(spec, folder, cache, progress)
+    if not checkpoint.is_file():
+        raise SpecInvalid(
+            f"{spec.name}: checkpoint.path: {checkpoint} does not exist", hint="paths are relative to the YAML"
+        )
+    checkpoint_sha256 = sha256_of(checkpoint)
+    if spec.checkpoint.sha256 not in (None, checkpoint_sha256):
+        raise CheckpointRefused(
+            f"{spec.name}: checkpoint.sha256: expected {spec.checkpoint.sha256}, {checkpoint} has {checkpoint_sha256}",
+            hint="the file is not the one that the spec was written for",
+        )
+    samples = read_samples(spec, sample_folder, limit)
+    labels = spec.label_names(folder)
+    content = _content(spec, folder, checkpoint_sha256, samples, labels, target)
+    return Sources(spec, spec_path, task, checkpoint, checkpoint_sha256, labels, samples, limit, target, content)
+
+
+def _brought(spec: ModelSpec, folder: Path, cache: Path, progress: Progress) -> tuple[Path, Path]:
+    """Checkpoint and samples folder: the spec's own paths, else what the importer brings."""
+    checkpoint = folder / spec.checkpoint.path if spec.checkpoint.path else None
+    samples = folder / spec.parity.samples if spec.parity.samples else None
+    if spec.importer is not None and (checkpoint is None or samples is None):
+        module, _, function = spec.importer.partition(":")
+        try:
+            bring = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise ImportFailed(f"{spec.name}: importer {spec.importer}: {error}") from error
+        brought = bring(cache, progress)
+        checkpoint, samples = checkpoint or brought.checkpoint, samples or brought.samples
+    if checkpoint is None:
+        raise SpecInvalid(
+            f"{spec.name}: checkpoint.path is missing", hint="name the file, or an importer that brings it"
+        )
+    if samples is None:
+        raise SpecInvalid(f"{spec.name}: parity.samples is missing", hint="a folder of 32 or more real samples")
+    return checkpoint, samples
+
+
+def _content(
+    spec: ModelSpec, folder: Path, checkpoint_sha256: str, samples: SampleSet, labels: tuple[str, ...], target: str
+) -> str:
+    told = {
+        "spec": spec.model_dump(mode="json"),
+        "checkpoint": checkpoint_sha256,
+        "samples": [(s.name, s.sha256, s.label) for s in samples.samples],
+        "labels": labels,
+        "target": target,
+        "tools": tools(),
+        "isa": machine()["isa"],
+        "code": [(name, sha256_of(path)) for name, path in _code_files(spec, folder)],
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _code_files(spec: ModelSpec, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Our own deciding code, and the files of the factory and the training side where they lie beside the spec."""
+    for part in _CODE:
+        path = _ROOT / part
+        found = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+        yield from ((os.fspath(p.relative_to(_ROOT)), p) for p in found)
+    named = [spec.factory.callable if spec.factory else "", spec.parity.training_side or ""]
+    named += [spec.constants.source or "", spec.constants.labels_source or ""]
+    for callable_ in named:
+        relative = Path(*callable_.partition(":")[0].split("."))
+        for home in (folder, _ROOT):
+            for path in (home / relative.with_suffix(".py"), home / relative / "__init__.py"):
+                if callable_ and path.is_file():
+                    yield callable_, path
+
+
+def spec_sha256(spec: ModelSpec) -> str:
+    """Of the spec in its canonical JSON form: comments and order of keys do not count."""
+    return hashlib.sha256(json.dumps(spec.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
