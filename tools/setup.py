@@ -89,7 +89,9 @@ def main() -> None:
         return
     print(f"set-up of {ROOT.name} ({options.profile})", file=sys.stderr)
     if not print_table(checks(options.profile)):
-        sys.exit("setup: the rows marked NO must be mended first; another Python: make setup PYTHON=/path/to/python3.12")
+        sys.exit(
+            "setup: the rows marked NO must be mended first; another Python: make setup PYTHON=/path/to/python3.12"
+        )
     if options.check:
         return
     install(options.profile)
