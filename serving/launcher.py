@@ -1,0 +1,85 @@
+"""`lockstep serve`: the embedded Triton and the gateway, started, watched and stopped as one.
+
+The gateway is a process of its own (its workers must be forked before anything opens a gRPC channel). SIGTERM or
+Ctrl-C goes to the gateway first, which drains; Triton ends after it, so that no accepted request loses its server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
+
+from serving.config import PREFIX, Settings, child_environment
+from serving.errors import Unavailable
+from serving.triton.embedded import EmbeddedTriton
+
+START_TIMEOUT_S = 180.0
+GATEWAY_EXIT_S = 40.0
+
+
+def serve(settings: Settings, models: Sequence[str]) -> int:
+    """Run until a signal ends it; the exit status of the gateway (0: drained and stopped)."""
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    with _triton(settings, models) as triton_url, _gateway(settings, models, triton_url) as gateway:
+        return _wait(gateway)
+
+
+@contextlib.contextmanager
+def _triton(settings: Settings, models: Sequence[str]) -> Iterator[str]:
+    """The grpc:// address of an existing Triton, or of the embedded one, which ends with the block."""
+    if settings.triton_url:
+        yield settings.triton_url
+        return
+    triton = EmbeddedTriton(settings.repository, models, settings)
+    try:
+        triton.start(START_TIMEOUT_S)
+        triton.wait_ready(START_TIMEOUT_S)
+        yield f"grpc://{triton.grpc_url}"
+    finally:
+        triton.stop()
+
+
+@contextlib.contextmanager
+def _gateway(settings: Settings, models: Sequence[str], triton_url: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The gateway's process; its address goes to stdout as it is printed."""
+    values = {PREFIX + name.upper(): str(value) for name, value in settings.model_dump(mode="json").items()}
+    values[PREFIX + "TRITON_URL"] = triton_url
+    command = [sys.executable, "-m", "serving.gateway.main", *models]
+    process = subprocess.Popen(command, env=child_environment(**values), start_new_session=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(GATEWAY_EXIT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise Unavailable(f"the gateway did not drain within {GATEWAY_EXIT_S:.0f} s and was killed") from None
+
+
+def _wait(gateway: subprocess.Popen[bytes]) -> int:
+    """Wait for a signal (then drain the gateway) or for the gateway's own end."""
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        while not stop.wait(0.2):
+            if (code := gateway.poll()) is not None:
+                return code or 1
+        gateway.terminate()
+        return gateway.wait(GATEWAY_EXIT_S)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
