@@ -1,0 +1,152 @@
+"""The Triton Python-backend model: wiring between Triton's requests and `ServedModel`. One object per instance.
+
+`model_repository/<model>/<version>/model.py` only imports `TritonPythonModel` from here. Inputs: `image` UINT8 [1, n]
+(an encoded picture) or `frame` UINT8 [1, h, w, 3], or a raw model's own tensors; outputs: the task's tensors and
+`result` UINT8 [1, n], our JSON. An error belongs to its own request and reads `lockstep:<code>: text`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import orjson
+
+from serving.bundle import ModelBundle
+from serving.config import Settings, load_settings
+from serving.engines import open_engine
+from serving.errors import BodyInvalid, EngineFailed, InputError, ServingError
+from serving.preprocess.limits import DecodeLimits
+from serving.served_model import ServedModel
+from serving.dlpack import from_triton, to_triton
+from serving.tuning import read_tuning
+from serving.types import Array, InferRequest, InferResponse
+
+RESULT = "result"
+Answer = InferResponse | ServingError
+
+
+def open_served_model(version_dir: Path, settings: Settings, target: str = "cpu") -> ServedModel:
+    """The certified model of a version with its engine. Raises CertificateRefused, EngineFailed."""
+    bundle = ModelBundle.staging(version_dir) if settings.staging else ModelBundle.load(version_dir, target)
+    tuning = read_tuning(version_dir)
+    threads = tuning.threads if tuning else bundle.threads
+    engine = open_engine(bundle.engine, version_dir, threads, bundle.precision)
+    limits = DecodeLimits(max_pixels=settings.max_pixels, max_side=settings.max_side)
+    return ServedModel(bundle, engine, limits)
+
+
+class TritonPythonModel:
+    """What Triton's stub looks for by name."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Open the version Triton names. Raising here makes Triton report the model as not loaded, with the text."""
+        self._pb: Any = importlib.import_module("triton_python_backend_utils")
+        cv2.setNumThreads(1)  # instances are the parallelism; a pool per instance would fight over the cores
+        version_dir = Path(args["model_repository"]) / args["model_version"]
+        target = "gpu" if args.get("model_instance_kind") == "GPU" else "cpu"
+        self._model = open_served_model(version_dir, load_settings().settings, target)
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer a batch, in order."""
+        calls = [self._read(request) for request in requests]
+        answers = iter(self._infer([s for call in calls if isinstance(call, list) for s in call]))
+        return [
+            self._error(call) if isinstance(call, ServingError) else self._respond(request, answers, len(call))
+            for request, call in zip(requests, calls, strict=True)
+        ]
+
+    def finalize(self) -> None:
+        """Give the engine back."""
+        self._model.engine.close()
+
+    def _read(self, request: Any) -> list[InferRequest] | ServingError:
+        try:
+            tensors = {tensor.name(): from_triton(tensor) for tensor in request.inputs()}
+            parameters = request.parameters()
+            given = parameters if isinstance(parameters, dict) else json.loads(parameters or "{}")
+            return list(samples_of(tensors, given))
+        except ServingError as error:
+            return error
+        except (ValueError, RuntimeError, TypeError) as error:
+            return BodyInvalid(f"request could not be read: {error}")
+
+    def _infer(self, samples: Sequence[InferRequest]) -> Sequence[Answer]:
+        try:
+            return self._model.infer(samples)
+        except ServingError as error:
+            return [error] * len(samples)
+        except Exception:  # noqa: BLE001  one request must not end the others; the text stays in our log
+            self._pb.Logger.log_error(traceback.format_exc())
+            return [EngineFailed(f"{self._model.bundle.name}: failed unexpectedly; see the server's log")] * len(
+                samples
+            )
+
+    def _respond(self, request: Any, answers: Iterator[Answer], count: int) -> Any:
+        own = [next(answers) for _ in range(count)]
+        failed = next((answer for answer in own if isinstance(answer, ServingError)), None)
+        if failed is not None:
+            return self._error(failed)
+        wanted = set(request.requested_output_names())
+        try:
+            arrays = stack([self._arrays(a, wanted) for a in own if isinstance(a, InferResponse)])
+        except ServingError as error:
+            return self._error(error)
+        return self._pb.InferenceResponse([to_triton(self._pb, name, array) for name, array in arrays.items()])
+
+    def _arrays(self, response: InferResponse, wanted: set[str]) -> dict[str, Array]:
+        arrays: dict[str, Array] = {}
+        if wanted - {RESULT}:
+            tensors = self._model.task.to_tensors(response.result, self._model.bundle.spec)
+            arrays = {n: np.atleast_1d(a) for n, a in tensors.items() if n in wanted}
+        if RESULT in wanted:
+            arrays[RESULT] = np.frombuffer(orjson.dumps(self._model.document(response)), np.uint8)
+        return arrays
+
+    def _error(self, error: ServingError) -> Any:
+        kind = self._pb.TritonError
+        code = kind.INVALID_ARG if isinstance(error, InputError) else kind.INTERNAL
+        return self._pb.InferenceResponse(error=kind(f"lockstep:{error.code}: {error}", code))
+
+
+def samples_of(tensors: Mapping[str, Array], parameters: Mapping[str, Any]) -> Iterator[InferRequest]:
+    """The samples of one request: one a row of the batch axis. Raises BodyInvalid."""
+    pictures = [name for name in ("image", "frame") if name in tensors]
+    if len(pictures) > 1:
+        raise BodyInvalid("expected one of the inputs image and frame, got both")
+    if not tensors:
+        raise BodyInvalid("expected one of the inputs image and frame, got neither")
+    sizes = {len(array) for array in tensors.values()}
+    if len(sizes) != 1 or 0 in sizes:
+        raise BodyInvalid(f"expected inputs of one batch size of at least 1, got {sorted(sizes)}")
+    for row in range(sizes.pop()):
+        sample = {name: array[row] for name, array in tensors.items()}
+        if "image" in pictures:
+            yield InferRequest(encoded=sample["image"].tobytes(), parameters=parameters)
+        elif "frame" in pictures:
+            yield InferRequest(frame=sample["frame"], parameters=parameters)
+        else:
+            yield InferRequest(tensors=sample, parameters=parameters)
+
+
+def stack(rows: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """Samples' outputs with the batch axis in front. JSON is padded with spaces; other shapes must agree.
+
+    Raises BodyInvalid where rows of one request have different shapes (two pictures with different numbers of boxes).
+    """
+    stacked = {}
+    for name in rows[0]:
+        arrays = [row[name] for row in rows]
+        if name == RESULT:
+            longest = max(map(len, arrays))
+            arrays = [np.pad(a, (0, longest - len(a)), constant_values=ord(" ")) for a in arrays]
+        if len({a.shape for a in arrays}) > 1:
+            raise BodyInvalid(f"output {name} has another shape for each picture", hint="send one picture a request")
+        stacked[name] = np.stack(arrays)
+    return stacked

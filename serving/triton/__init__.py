@@ -1,0 +1,1 @@
+"""The embedded Triton: started, watched, reloaded and stopped by us. Wiring level, beside `serving.backend`."""
