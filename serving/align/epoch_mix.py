@@ -54,6 +54,8 @@ class Waiting:
 class EpochMix:
     """The state of one epoch. `live` decides what later measurements a fill may look at."""
 
+    tracks_class: type[Tracks] = Tracks
+
     def __init__(self, epoch: int, live: bool, rules: TrackRules, lateness_ns: int) -> None:
         self.epoch = epoch
         self.anchor = Anchor()
@@ -168,7 +170,7 @@ class EpochMix:
     def _tracks_of(self, pipeline: str) -> Tracks:
         tracks = self._tracks.get(pipeline)
         if tracks is None:
-            tracks = self._tracks[pipeline] = Tracks(self._rules)
+            tracks = self._tracks[pipeline] = self.tracks_class(self._rules)
         return tracks
 
     def _overlay(self, entry: Waiting, pipeline: str) -> Overlay:

@@ -68,6 +68,8 @@ class MixerCounters:
 class Mixer:
     """Mixes one source. Call `poll` after every record and at `next_due_ns`."""
 
+    epoch_class: type[EpochMix] = EpochMix
+
     def __init__(self, source_id: str, settings: MixerSettings | None = None) -> None:
         self.source_id = source_id
         self.settings = settings or MixerSettings()
@@ -88,7 +90,10 @@ class Mixer:
     # -- what the role calls ----------------------------------------------------------------------------------------
 
     def resume(self, last: FrameKey, out_pts_ns: int) -> None:
-        """After a restart: the last frame shown before, and its output time. Nothing up to it is shown again."""
+        """After a restart: the last frame shown before, and its output time. Nothing up to it is shown again.
+
+        Feed the records of the last 2 s or more once more, so that tracks are known where the output goes on.
+        """
         self._resume, self._shown_epoch, self._last_out_ns = last, last.epoch, out_pts_ns
         self._out_offset_ns = out_pts_ns - last.pts_ns
 
@@ -111,9 +116,6 @@ class Mixer:
         epoch.add(record, now_ns)
         for posting in self._take_early(record.epoch, record.frame_seq):
             self._join(epoch, posting)
-        if self._resume is not None and record.key <= self._resume:
-            epoch.skip(keep=0)
-            return []
         out = self._pace(epoch, record, now_ns, at_end) if self.settings.live else []
         self.counters.most_held = max(self.counters.most_held, self.held)
         return out
@@ -137,7 +139,10 @@ class Mixer:
         if self.settings.live:
             self._jump_if_behind(now_ns)
         while (entry := self._head()) is not None and self._is_due(entry, now_ns):
-            out.append(self._release(now_ns))
+            if self._resume is not None and entry.frame.key <= self._resume:
+                self._epochs[0].release()  # shown before the restart; what it teaches about its tracks stays
+            else:
+                out.append(self._release(now_ns))
         return out
 
     def end(self) -> None:
@@ -179,7 +184,9 @@ class Mixer:
             self.counters.fenced += isinstance(record, Frame)
             return None
         if record.epoch > newest:
-            self._epochs.append(EpochMix(record.epoch, self.settings.live, self._rules, self.settings.lateness_ns))
+            self._epochs.append(
+                self.epoch_class(record.epoch, self.settings.live, self._rules, self.settings.lateness_ns)
+            )
         return self._epochs[-1]
 
     def _join(self, epoch: EpochMix, posting: Posting) -> Joined:
@@ -224,6 +231,9 @@ class Mixer:
         out = []
         while self.held > self.settings.bound(0):
             entry = self._head()
+            if entry is not None and self._resume is not None and entry.frame.key <= self._resume:
+                self._epochs[0].release()
+                continue
             deadline = self._epochs[0].deadline_ns(entry, self.settings.delay_ns) if entry else None
             self.counters.released_early += deadline is None or deadline > now_ns
             out.append(self._release(now_ns))
