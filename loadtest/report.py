@@ -72,8 +72,8 @@ def write(run: dict[str, Any], folder: Path, name: str) -> Path:
         f"# REST benchmark, {run['facts']['date']}\n\nCommand: `lockstep bench rest --rounds {run['rounds']} --seconds "
         f"{run['seconds']}`. {run['rounds']} rounds of {run['seconds']} s an arm in random order; ratios are "
         f"medians of pairs of the same round with 95 % bootstrap intervals; `of BEST` scales the bare loop to the "
-        f"cores that the generator left. Blocks with over 10 % foreign CPU, whose pairs were dropped: {dropped}.\n\n{facts}\n\n"
-        f"{table(run)}\n\n![rates]({name}.png)\n"
+        f"cores that the generator left. Blocks with over 10 % foreign CPU, whose pairs were dropped: {dropped}.\n\n"
+        f"{facts}\n\n{table(run)}\n\n![rates]({name}.png)\n"
     )
     folder.mkdir(parents=True, exist_ok=True)
     target.write_text(text)

@@ -66,6 +66,10 @@ def _gateway(settings: Settings, models: Sequence[str], triton_url: str) -> Iter
                 raise Unavailable(f"the gateway did not drain within {GATEWAY_EXIT_S:.0f} s and was killed") from None
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
 def _wait(gateway: subprocess.Popen[bytes]) -> int:
     """Wait for a signal (then drain the gateway) or for the gateway's own end."""
     stop = threading.Event()

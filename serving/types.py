@@ -92,8 +92,14 @@ class ImageTransform:
         return np.clip((xyxy - offset) / scale, 0.0, limit).astype(np.float32)
 
 
+class TaskResult:
+    """Base of every task's result; a task's own file may add its own."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
-class Detections:
+class Detections(TaskResult):
     """Boxes of one picture as a struct of arrays, best first.
 
     xyxy: float32 [n, 4] in source pixels; confidence: float32 [n] in 0..1; class_id: int64 [n];
@@ -123,7 +129,7 @@ class Detections:
 
 
 @dataclass(frozen=True, slots=True)
-class Classification:
+class Classification(TaskResult):
     """Classes of one sample, best first. class_id: int64 [k]; score: float32 [k] in 0..1."""
 
     class_id: IntArray
@@ -135,7 +141,7 @@ class Classification:
 
 
 @dataclass(frozen=True, slots=True)
-class Embedding:
+class Embedding(TaskResult):
     """One vector, float32 [d]."""
 
     vector: FloatArray
@@ -145,13 +151,10 @@ class Embedding:
 
 
 @dataclass(frozen=True, slots=True)
-class RawTensors:
+class RawTensors(TaskResult):
     """Named output tensors of one sample, as the network gave them (task raw)."""
 
     tensors: Mapping[str, Array]
-
-
-TaskResult = Detections | Classification | Embedding | RawTensors
 
 
 @dataclass(frozen=True, slots=True)
