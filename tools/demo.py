@@ -14,10 +14,11 @@ from typing import Any
 
 import cv2
 import httpx2 as httpx
+import numpy as np
 from skimage import data as photos
 
 from serving.config import load_settings
-from serving.draw import draw_detections
+from serving.draw import annotate
 from serving.types import Detections
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,8 +87,12 @@ def detect(base: str, samples: Path) -> list[Path]:
     for row in rows:
         print(f"  {row['confidence']:.3f}  {row['label']}  {[round(v) for v in row['xyxy']]}")
     picture = cv2.cvtColor(cv2.imread(str(scene)), cv2.COLOR_BGR2RGB)
-    boxes = Detections.of([r["xyxy"] for r in rows], [r["confidence"] for r in rows], [r["class_id"] for r in rows])
-    drawn = draw_detections(picture, boxes, ("person",))
+    boxes = Detections(
+        np.array([r["xyxy"] for r in rows], np.float32).reshape(-1, 4),
+        np.array([r["confidence"] for r in rows], np.float32),
+        np.array([r["class_id"] for r in rows], np.int64),
+    )
+    drawn = annotate(picture, boxes, ("person",), banner=f"person_ssdlite: {len(rows)} persons")
     target = OUTPUT / "persons.jpg"
     cv2.imwrite(str(target), cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
     return [target]
