@@ -92,7 +92,7 @@ def detect(base: str, samples: Path) -> list[Path]:
         np.array([r["confidence"] for r in rows], np.float32),
         np.array([r["class_id"] for r in rows], np.int64),
     )
-    drawn = annotate(picture, boxes, ("person",), banner=f"person_ssdlite: {len(rows)} persons")
+    drawn = annotate(picture, boxes, labels=("person",), banner=f"person_ssdlite: {len(rows)} persons")
     target = OUTPUT / "persons.jpg"
     cv2.imwrite(str(target), cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
     return [target]
