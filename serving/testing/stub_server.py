@@ -1,64 +1,22 @@
-"""An inference server without Triton, and a catalogue of models without artifacts: for tests of what is before it."""
+"""An inference server without Triton: for tests of what stands before it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import orjson
 
-from serving.bundle import ModelBundle
 from serving.errors import NotFound
-from serving.gateway.canary import canary_picture
 from serving.gateway.catalogue import Catalogue
+from serving.gateway.readiness import REQUEST_ID
 from serving.ports import ServerModel, ServerReply, ServerRequest
-from serving.spec import ModelSpec
 from serving.types import Array
 
-PICTURE = canary_picture()
-_FACTORY = {"callable": "models.none:build"}
-_PREPROCESS = {"width": 32, "height": 32}
-
-
-def make_bundle(folder: Path, name: str, task: str, **spec: Any) -> ModelBundle:
-    """A served version without artifacts; its certificate files are there."""
-    version_dir = folder / name / "1"
-    version_dir.mkdir(parents=True)
-    (version_dir / "certificate.cpu.json").write_text('{"schema": 1, "verdict": "passed"}')
-    (version_dir / "certificate.cpu.html").write_text("<!doctype html><title>certificate</title>")
-    return ModelBundle(
-        spec=ModelSpec.model_validate({"name": name, "task": task, "factory": _FACTORY, **spec}),
-        labels=("zero", "one", "two"),
-        version=1,
-        version_dir=version_dir,
-        certificate_id="abcdef012345",
-        engine="openvino",
-        precision="f32",
-        threads=1,
-        engine_inputs=(),
-        engine_outputs=(),
-    )
-
-
-def stub_catalogue(folder: Path) -> Catalogue:
-    """A classifier, a detector with a scenario, an embedder and a raw model."""
-    tensors = [{"name": "x", "datatype": "FP32", "shape": [4]}]
-    bundles = [
-        make_bundle(folder, "digits", "classification", preprocess=_PREPROCESS),
-        make_bundle(
-            folder,
-            "persons",
-            "detection",
-            preprocess=_PREPROCESS,
-            thresholds={"night": {"score_threshold": 0.2}},
-        ),
-        make_bundle(folder, "faces", "embedding", preprocess=_PREPROCESS),
-        make_bundle(folder, "adder", "raw", inputs=tensors, outputs=["y"]),
-    ]
-    return Catalogue({b.name: b for b in bundles})
+PICTURE: bytes = cv2.imencode(".png", np.arange(96 * 96 * 3, dtype=np.uint8).reshape(96, 96, 3))[1].tobytes()
 
 
 class StubServer:
@@ -91,7 +49,7 @@ class StubServer:
         }
 
     async def infer(self, request: ServerRequest, timeout_s: float) -> ServerReply:
-        if request.request_id != "canary":
+        if request.request_id != REQUEST_ID:
             self.requests.append(request)
             answer = self.hook(request)
             if asyncio.iscoroutine(answer):

@@ -55,7 +55,8 @@ def _wrap_file() -> Scene:
 
 def _wrap_flv() -> Scene:
     """libav's reader adds 2^32 where FLV wraps at 2^31, so raw PTS leap by 2^31 there."""
-    packets = coded_stream("ibbp", [33, 33, 34] * 100, Fraction(1, 1000), start=FLV_MODULUS - 5000)
+    start = FLV_MODULUS - 5000
+    packets = coded_stream("ibbp", [33, 33, 34] * 100, Fraction(1, 1000), start, FLV_MODULUS)
     leapt = [replace(p, raw_pts=_leap(p.raw_pts)) for p in packets]
     return Scene("wrap_flv", leapt, 1, time_base=Fraction(1, 1000), modulus=FLV_MODULUS)
 
