@@ -31,6 +31,11 @@ LockstepError
 │   ├── ConversionBusy           another converter holds this model
 │   └── StorageFailed            disk full, not writable
 └── SourceError                  video or audio that cannot be read
+    ├── SourceNotFound           no such file or folder
+    ├── SourceRefused            a scheme, host, codec or playlist target that is not allowed
+    ├── SourceInvalid            not video, truncated before the first picture, without usable PTS
+    ├── SourceUnreachable        nobody answers, or the connection broke
+    └── SourceStalled            connected, then silent for longer than the read timeout
 """
 
 from __future__ import annotations
@@ -238,6 +243,38 @@ class SourceError(LockstepError):
     """Video or audio that cannot be opened or read."""
 
     code = "source_failed"
+
+
+class SourceNotFound(SourceError):
+    """No such file, folder or stream."""
+
+    code = "source_not_found"
+
+
+class SourceRefused(SourceError):
+    """A scheme, host, codec or playlist target that is not on the allow-list."""
+
+    code = "source_refused"
+
+
+class SourceInvalid(SourceError):
+    """Not video, cut off before its first picture, or without usable PTS."""
+
+    code = "source_invalid"
+
+
+class SourceUnreachable(SourceError):
+    """Nobody answers, or the connection broke."""
+
+    code = "source_unreachable"
+    retryable = True
+
+
+class SourceStalled(SourceError):
+    """Connected, then silent for longer than the read timeout."""
+
+    code = "source_stalled"
+    retryable = True
 
 
 def subclasses_by_code(root: type[LockstepError] = LockstepError) -> dict[str, type[LockstepError]]:

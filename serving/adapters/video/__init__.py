@@ -1,0 +1,9 @@
+"""Video in and out. The only place that imports PyAV. See docs/video.md."""
+
+from serving.adapters.video.address import SourcePolicy, redacted
+from serving.adapters.video.hls import HlsSettings, HlsWriter
+from serving.adapters.video.mp4 import Mp4Writer
+from serving.adapters.video.options import ReaderOptions
+from serving.adapters.video.source import AddressSource
+
+__all__ = ["AddressSource", "HlsSettings", "HlsWriter", "Mp4Writer", "ReaderOptions", "SourcePolicy", "redacted"]

@@ -1,0 +1,188 @@
+"""Mixed pictures as HLS (RFC 8216) with fragmented MP4 segments, and beside every segment a table of what is on it.
+
+`segment-00007.m4s` has `segment-00007.json`: media sequence, and for each picture its offset in the segment, out_pts
+and the frame key it shows, with the boxes that were drawn. So a player that draws by itself joins on the presented
+frame. An epoch change is a discontinuity with an init segment of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+from av.video.frame import PictureType
+
+from serving.adapters.video.encode import OutputTicks, add_video, picture_for
+from serving.adapters.video.fragments import FragmentSink
+from serving.adapters.video.storage import storage_error, write_whole
+from serving.errors import StorageFailed
+from serving.frames import AlignedFrame
+from serving.media import OutputStream, OutputSummary
+from serving.types import PixelArray
+
+NS_PER_S = 1_000_000_000
+ENCODER = {"preset": "veryfast", "crf": "23", "tune": "zerolatency", "forced-idr": "1"}
+X264 = "keyint=infinite:scenecut=0:bframes=0"
+MOVFLAGS = "frag_keyframe+empty_moov+default_base_moof+skip_trailer+frag_discont"
+Describe = Callable[[AlignedFrame], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class HlsSettings:
+    """segment_ns: least length of a segment. window: segments kept in the playlist and on disk, 0 for all."""
+
+    segment_ns: int = 2 * NS_PER_S
+    window: int = 0
+
+    def __post_init__(self) -> None:
+        if self.segment_ns < 1 or self.window < 0:
+            raise ValueError(f"HlsSettings: expected segment_ns >= 1 and window >= 0, got {self}")
+
+
+@dataclass(slots=True)
+class _Segment:
+    number: int
+    init: str
+    discontinuity: bool
+    frames: list[Mapping[str, Any]]
+    first_ns: int
+    next_ns: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return (self.next_ns - self.first_ns) / NS_PER_S
+
+
+class HlsWriter:
+    """See `serving.media.VideoWriter`. `folder` gets index.m3u8, init-*.mp4, segment-*.m4s and segment-*.json."""
+
+    def __init__(self, folder: Path, stream: OutputStream, describe: Describe, settings: HlsSettings | None = None):
+        self._folder, self._stream, self._describe = folder, stream, describe
+        self._settings = settings or HlsSettings()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(folder, error) from error
+        self._ticks = OutputTicks(stream)
+        self._done: list[_Segment] = []
+        self._open: list[_Segment] = []  # begun and not yet written: the encoder's fragment comes with the next one
+        self._inits = self._frames = self._bytes = self._number = 0
+        self._last_ns = 0
+        self._nominal_ns = 40_000_000
+        self._closed = False
+        self._begin_encoder(stream)
+
+    def write(self, shown: AlignedFrame, rgb: PixelArray) -> None:
+        """Encode one picture; a segment begins where the last one is long enough, and at every epoch."""
+        size = (rgb.shape[1], rgb.shape[0])
+        if shown.discontinuity or size != (self._stream.width, self._stream.height):
+            self._end_encoder(shown.out_pts_ns)
+            stream = OutputStream(*size, self._stream.time_base, self._stream.origin, self._stream.average_rate)
+            self._begin_encoder(stream)
+        starts = not self._open or shown.out_pts_ns - self._open[-1].first_ns >= self._settings.segment_ns
+        if starts:
+            self._begin_segment(shown)
+        tick = self._ticks.of(shown.out_pts_ns)
+        picture = picture_for(rgb, self._stream, tick)
+        if starts:
+            picture.pict_type = PictureType.I
+        self._open[-1].frames.append({"offset": len(self._open[-1].frames), "out_tick": tick, **self._describe(shown)})
+        if self._frames:
+            self._nominal_ns = max(1, shown.out_pts_ns - self._last_ns)
+        self._last_ns = shown.out_pts_ns
+        self._frames += 1
+        self._mux(self._video.encode(picture))
+
+    def close(self) -> OutputSummary:
+        """Write the last segment and end the playlist."""
+        if not self._closed:
+            self._closed = True
+            self._end_encoder(self._last_ns + self._nominal_ns)
+            self._write_playlist(ended=True)
+        return OutputSummary(str(self._folder / "index.m3u8"), self._frames, self._bytes)
+
+    def abandon(self) -> None:
+        """Leave the playlist as it is: what is listed is whole."""
+        self._closed = True
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _begin_encoder(self, stream: OutputStream) -> None:
+        self._stream = stream
+        self._sink = FragmentSink()
+        scale = str(stream.time_base.denominator)
+        options = {"movflags": MOVFLAGS, "video_track_timescale": scale, "avoid_negative_ts": "disabled"}
+        self._container = av.open(self._sink, "w", format="mp4", container_options=options)
+        self._video = add_video(self._container, stream, {**ENCODER, "x264-params": X264})
+        self._inits += 1
+
+    def _end_encoder(self, end_ns: int) -> None:
+        if not self._open:
+            return
+        self._open[-1].next_ns = end_ns
+        self._mux(self._video.encode(None))
+        try:
+            self._container.close()
+        except (OSError, av.FFmpegError) as error:
+            raise self._failed(error) from error
+        self._take_fragments()
+
+    def _begin_segment(self, shown: AlignedFrame) -> None:
+        if self._open:
+            self._open[-1].next_ns = shown.out_pts_ns
+        new_init = not self._open
+        init = f"init-{self._inits:03d}.mp4"
+        self._open.append(_Segment(self._number, init, new_init and self._number > 0, [], shown.out_pts_ns))
+        self._number += 1
+
+    def _mux(self, packets: list[Any]) -> None:
+        try:
+            for packet in packets:
+                self._container.mux(packet)
+        except (OSError, av.FFmpegError) as error:
+            raise self._failed(error) from error
+        self._take_fragments()
+
+    def _take_fragments(self) -> None:
+        for fragment in self._sink.fragments():
+            segment = self._open.pop(0)
+            if not any(s.init == segment.init for s in self._done):
+                write_whole(self._folder / segment.init, self._sink.init)
+            name = f"segment-{segment.number:05d}"
+            table = {"media_sequence": segment.number, "frames": segment.frames}
+            write_whole(self._folder / f"{name}.json", json.dumps(table, separators=(",", ":")).encode())
+            write_whole(self._folder / f"{name}.m4s", fragment)
+            self._bytes += len(fragment)
+            self._done.append(segment)
+            self._expire()
+            self._write_playlist(ended=False)
+
+    def _expire(self) -> None:
+        while self._settings.window and len(self._done) > self._settings.window:
+            old = self._done.pop(0)
+            for suffix in ("m4s", "json"):
+                (self._folder / f"segment-{old.number:05d}.{suffix}").unlink(missing_ok=True)
+
+    def _write_playlist(self, ended: bool) -> None:
+        longest = max((s.seconds for s in self._done), default=1.0)
+        lines = ["#EXTM3U", "#EXT-X-VERSION:7", f"#EXT-X-TARGETDURATION:{max(1, round(longest + 0.5))}"]
+        lines += [f"#EXT-X-MEDIA-SEQUENCE:{self._done[0].number if self._done else 0}", "#EXT-X-INDEPENDENT-SEGMENTS"]
+        init = ""
+        for segment in self._done:
+            if segment.discontinuity:
+                lines.append("#EXT-X-DISCONTINUITY")
+            if segment.init != init:
+                lines.append(f'#EXT-X-MAP:URI="{segment.init}"')
+                init = segment.init
+            lines += [f"#EXTINF:{segment.seconds:.6f},", f"segment-{segment.number:05d}.m4s"]
+        lines += ["#EXT-X-ENDLIST"] if ended else []
+        write_whole(self._folder / "index.m3u8", ("\n".join(lines) + "\n").encode())
+
+    def _failed(self, error: OSError | av.FFmpegError) -> StorageFailed:
+        if isinstance(error, OSError):
+            return storage_error(self._folder, error)
+        return StorageFailed(f"{self._folder}: the encoder stopped: {error.strerror or type(error).__name__}")
