@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -52,6 +52,9 @@ METRICS: tuple[MetricDefinition, ...] = (
     MetricDefinition("lockstep_http_requests_in_flight", "gauge", "HTTP requests now being answered."),
     MetricDefinition("lockstep_http_errors_total", "counter", "Answers that carry an error, by its code.", ("code",)),
     MetricDefinition("lockstep_http_body_bytes_total", "counter", "Bytes of request bodies received."),
+    MetricDefinition(
+        "lockstep_http_bodies_held_bytes", "gauge", "Bytes of request bodies that are on their way in and not complete."
+    ),
     MetricDefinition(
         "lockstep_inference_requests_total",
         "counter",
@@ -133,6 +136,12 @@ class Metrics:
         merged = CollectorRegistry()
         MultiProcessCollector(merged, str(multiprocess_dir))  # type: ignore[no-untyped-call]
         return generate_latest(merged)
+
+
+def require_multiprocess() -> None:
+    """Raise RuntimeError where this process's values would not reach the shared folder."""
+    if not getattr(values.ValueClass, "_multiprocess", False):
+        raise RuntimeError("PROMETHEUS_MULTIPROC_DIR was set after prometheus_client had been imported")
 
 
 def forget_process(pid: int, multiprocess_dir: Path) -> None:

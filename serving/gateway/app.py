@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from serving.gateway import routes_health, routes_infer, routes_models, schemas
 from serving.gateway.catalogue import Catalogue
 from serving.gateway.context import Context
 from serving.gateway.edge import Edge
+from serving.gateway.readiness import CanaryCheck
 from serving.metrics import Metrics
 from serving.ports import InferenceServer
 
@@ -26,12 +27,14 @@ def create_app(
     settings: Settings,
     server: InferenceServer,
     catalogue: Catalogue,
+    canaries: Mapping[str, CanaryCheck],
     *,
     metrics: Metrics | None = None,
     metrics_dir: Path | None = None,
 ) -> FastAPI:
-    """The gateway's app. `metrics_dir` is the folder that all workers share (prometheus multiprocess mode)."""
-    context = Context(settings, server, catalogue, metrics or Metrics(), metrics_dir)
+    """The gateway's app. `canaries`: one for each model, by name. `metrics_dir`: the folder that all workers share
+    (prometheus multiprocess mode), None where there is one process."""
+    context = Context(settings, server, catalogue, canaries, metrics or Metrics(), metrics_dir)
     app = FastAPI(
         title="Lockstep gateway",
         openapi_url=None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from serving.config import Settings
 from serving.errors import MediaTypeUnsupported
 from serving.gateway.catalogue import Catalogue
 from serving.gateway.limits import BODIES_IN_MEMORY, BodyLimits, Gauge, content_length, read_body, request_timeout_s
-from serving.gateway.readiness import Readiness
+from serving.gateway.readiness import CanaryCheck, Readiness
 from serving.metrics import OTHER, Metrics
 from serving.ports import InferenceServer
 
@@ -27,6 +28,7 @@ class Context:
     settings: Settings
     server: InferenceServer
     catalogue: Catalogue
+    canaries: Mapping[str, CanaryCheck]
     metrics: Metrics
     metrics_dir: Path | None = None
     draining: bool = False
@@ -37,10 +39,20 @@ class Context:
 
     def __post_init__(self) -> None:
         s = self.settings
-        self.readiness = Readiness(self.server, self.catalogue, self.metrics, s.canary_interval_s)
+        self.readiness = Readiness(self.server, self.catalogue, self.canaries, self.metrics, s.canary_interval_s)
         self.body_limits = BodyLimits(s.max_body_bytes, s.body_timeout_s, s.body_min_rate)
-        self.in_flight = Gauge(s.max_in_flight, "in_flight", self._shed)
-        self.bodies = Gauge(max(BODIES_IN_MEMORY, s.max_body_bytes), "body_bytes", self._shed)
+        self.in_flight = Gauge(
+            s.max_in_flight,
+            "in_flight",
+            self._shed,
+            lambda used: self.metrics.set("lockstep_inference_in_flight", used),
+        )
+        self.bodies = Gauge(
+            max(BODIES_IN_MEMORY, s.max_body_bytes),
+            "body_bytes",
+            self._shed,
+            lambda used: self.metrics.set("lockstep_http_bodies_held_bytes", used),
+        )
 
     def _shed(self, reason: str) -> None:
         self.metrics.inc("lockstep_shed_total", reason=reason)

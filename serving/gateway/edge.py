@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import re
+import time
 from http import HTTPStatus
 from typing import Any
 
@@ -60,8 +61,8 @@ class _Exchange:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex()
-        self._loop = asyncio.get_running_loop()
-        self.state = RequestState(request_id, self._loop.time(), headers)
+        self._began = time.perf_counter()
+        self.state = RequestState(request_id, asyncio.get_running_loop().time(), headers)
         self.state.body_complete = headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers
         scope[STATE_KEY] = self.state
         self._context, self._scope, self._receive, self._send = context, scope, receive, send
@@ -135,6 +136,6 @@ class _Exchange:
         method = self._scope["method"]
         method = method if method in _METHODS else OTHER
         metrics.inc("lockstep_http_requests_total", route=route, method=method, status=str(self._status or 499))
-        metrics.observe("lockstep_http_request_seconds", self._loop.time() - self.state.started, route=route)
+        metrics.observe("lockstep_http_request_seconds", time.perf_counter() - self._began, route=route)
         if self.state.error_code:
             metrics.inc("lockstep_http_errors_total", code=self.state.error_code)

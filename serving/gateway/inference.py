@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ async def call(context: Context, request: ServerRequest, deadline: float) -> Ser
     """One request to the server, counted. Raises ServingError classes; DeadlineExceeded never later than `deadline`."""
     metrics, name = context.metrics, context.catalogue.label(request.model_name)
     outcome = "internal"
-    started = asyncio.get_running_loop().time()
+    started = time.perf_counter()
     try:
         if (left := remaining(deadline)) <= 0:
             raise DeadlineExceeded("the deadline passed before the inference")
@@ -34,7 +35,7 @@ async def call(context: Context, request: ServerRequest, deadline: float) -> Ser
             raise DeadlineExceeded("the deadline passed during the inference") from None
         outcome = "ok"
         context.readiness.answered(request.model_name)
-        metrics.observe("lockstep_inference_server_seconds", asyncio.get_running_loop().time() - started, model=name)
+        metrics.observe("lockstep_inference_server_seconds", time.perf_counter() - started, model=name)
         return reply
     except ServingError as error:
         outcome = error.code

@@ -35,11 +35,12 @@ class BodyLimits:
 class Gauge:
     """A bounded amount in use: `take` refuses with Overloaded at once, it never waits."""
 
-    def __init__(self, limit: int, reason: str, shed: Callable[[str], None]) -> None:
+    def __init__(self, limit: int, reason: str, shed: Callable[[str], None], show: Callable[[int], None]) -> None:
         self.limit = limit
         self.used = 0
         self._reason = reason
         self._shed = shed
+        self._show = show
 
     def check(self, amount: int = 1) -> None:
         """Raise Overloaded where `amount` does not fit now."""
@@ -51,11 +52,16 @@ class Gauge:
     def take(self, amount: int = 1) -> Iterator[None]:
         """Hold `amount` for the block."""
         self.check(amount)
-        self.used += amount
+        self.add(amount)
         try:
             yield
         finally:
-            self.used -= amount
+            self.add(-amount)
+
+    def add(self, amount: int) -> None:
+        """Change what is in use, unchecked."""
+        self.used += amount
+        self._show(self.used)
 
 
 def content_length(headers: dict[bytes, bytes]) -> int | None:
@@ -92,7 +98,7 @@ async def read_body(
                 if received > limits.max_bytes:
                     raise _too_large(limits)
                 held.check(len(chunk))
-                held.used += len(chunk)
+                held.add(len(chunk))
                 counted += len(chunk)
                 chunks.append(chunk)
                 more = message.get("more_body", False)
@@ -105,7 +111,7 @@ async def read_body(
             f" after {limits.grace_s:g} s, and all of it in {limits.timeout_s:g} s"
         ) from None
     finally:
-        held.used -= counted
+        held.add(-counted)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

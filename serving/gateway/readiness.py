@@ -1,5 +1,7 @@
 """Which models can answer now. A model is ready while its last canary passed and is not older than MAX_AGE_S.
 
+A canary is a stored request and the answer that it must get; readiness means that the right answer came back.
+
 A canary that is shed or late under load proves nothing; then a real answer of the last seconds counts instead.
 """
 
@@ -7,19 +9,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
 
-from serving.errors import DeadlineExceeded, Overloaded, ServingError
+from serving.errors import DeadlineExceeded, EngineFailed, Overloaded, ServingError
 from serving.gateway import errors
-from serving.gateway.canary import Canary
 from serving.gateway.catalogue import Catalogue
 from serving.metrics import Metrics
-from serving.ports import InferenceServer
+from serving.ports import InferenceServer, ServerRequest
+from serving.types import Array
 
 logger = logging.getLogger("lockstep.gateway")
 
 MAX_AGE_S = 5.0
 CANARY_TIMEOUT_S = 2.0
+REQUEST_ID = "canary"
+
+
+class CanaryCheck(Protocol):
+    """A known request to one model, and the judge of its answer."""
+
+    def request(self) -> ServerRequest:
+        """What is sent."""
+        ...
+
+    def verdict(self, tensors: Mapping[str, Array]) -> str:
+        """Empty where the answer is right, else what is wrong with it (for the log)."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +49,8 @@ class ModelState:
 
 @dataclass(slots=True)
 class _Watch:
-    canary: Canary
+    canary: CanaryCheck
+    request: ServerRequest
     passed_at: float = float("-inf")
     answered_at: float = float("-inf")
     reason: str = "no canary inference yet"
@@ -40,15 +58,25 @@ class _Watch:
 
 
 class Readiness:
-    """Runs the canaries of one process. Times are of the event loop's clock, seconds."""
+    """Runs the canaries of one process, one for each model of the catalogue (a KeyError names one that has none).
 
-    def __init__(self, server: InferenceServer, catalogue: Catalogue, metrics: Metrics, interval_s: float) -> None:
+    Times are of the event loop's clock, seconds.
+    """
+
+    def __init__(
+        self,
+        server: InferenceServer,
+        catalogue: Catalogue,
+        canaries: Mapping[str, CanaryCheck],
+        metrics: Metrics,
+        interval_s: float,
+    ) -> None:
         self._server = server
         self._metrics = metrics
         self._interval_s = interval_s
         self._max_age_s = max(MAX_AGE_S, 2.5 * interval_s)
         self._required = {b.name for b in catalogue if b.spec.serving.required}
-        self._watches = {bundle.name: _Watch(Canary(bundle)) for bundle in catalogue}
+        self._watches = {b.name: _watch(canaries[b.name], str(b.version)) for b in catalogue}
 
     def state(self, name: str) -> ModelState:
         """State of one model of the catalogue."""
@@ -84,8 +112,9 @@ class Readiness:
     async def _check(self, name: str, watch: _Watch) -> None:
         try:
             async with asyncio.timeout(CANARY_TIMEOUT_S):
-                reply = await self._server.infer(watch.canary.request, CANARY_TIMEOUT_S)
-            watch.canary.check(reply)
+                reply = await self._server.infer(watch.request, CANARY_TIMEOUT_S)
+            if wrong := watch.canary.verdict(reply.tensors):
+                raise EngineFailed(wrong)
         except Exception as error:  # noqa: BLE001 - whatever a canary dies of, the model is not ready and the watch goes on
             if self._excused(error, watch):
                 watch.passed_at = _now()
@@ -112,6 +141,11 @@ class Readiness:
         watch.failing, watch.reason = True, f"canary failed: {errors.row_of(code)[0]}"
         self._metrics.set("lockstep_model_ready", 0, model=name)
         self._metrics.inc("lockstep_canary_total", model=name, outcome="failed")
+
+
+def _watch(canary: CanaryCheck, version: str) -> _Watch:
+    request = replace(canary.request(), model_version=version, request_id=REQUEST_ID)
+    return _Watch(canary, request)
 
 
 def _now() -> float:

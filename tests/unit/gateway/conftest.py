@@ -11,13 +11,14 @@ from starlette.testclient import TestClient
 from serving.config import Settings
 from serving.gateway.app import create_app
 from serving.gateway.catalogue import Catalogue
-from serving.testing.stub_server import StubServer, stub_catalogue
+from serving.testing.stub_bundles import stub_bundles, stub_canaries
+from serving.testing.stub_server import StubServer
 
 
 @pytest.fixture
 def catalogue(tmp_path: Path) -> Catalogue:
     """A classifier, a detector with a scenario, an embedder and a raw model."""
-    return stub_catalogue(tmp_path)
+    return Catalogue(stub_bundles(tmp_path))
 
 
 @pytest.fixture
@@ -35,5 +36,5 @@ def settings() -> Settings:
 @pytest.fixture
 def client(settings: Settings, server: StubServer, catalogue: Catalogue) -> Iterator[TestClient]:
     """A client of a started app. Exceptions of the app would be raised here: none may come out."""
-    with TestClient(create_app(settings, server, catalogue)) as client:
+    with TestClient(create_app(settings, server, catalogue, stub_canaries(catalogue.bundles))) as client:
         yield client

@@ -17,6 +17,7 @@ from serving.gateway.readiness import Readiness
 from serving.gateway.routes_models import prefers_html
 from serving.metrics import Metrics
 from serving.ports import ServerRequest
+from serving.testing.stub_bundles import make_bundle, stub_canaries
 from serving.testing.stub_server import PICTURE, StubServer
 
 
@@ -98,16 +99,16 @@ class _CanaryServer(StubServer):
 
 def _readiness(catalogue: Catalogue) -> tuple[Readiness, _CanaryServer]:
     server = _CanaryServer(catalogue)
-    return Readiness(server, catalogue, Metrics(), 2.0), server
+    return Readiness(server, catalogue, stub_canaries(catalogue.bundles), Metrics(), 2.0), server
 
 
 def test_not_ready_before_the_first_canary_and_for_no_models(catalogue: Catalogue) -> None:
     async def check() -> None:
-        readiness, _ = _readiness(catalogue)
+        readiness, server = _readiness(catalogue)
         assert not readiness.ready() and readiness.state("digits").reason == "no canary inference yet"
         await readiness.check_all()
         assert readiness.ready()
-        assert not Readiness(StubServer(catalogue), Catalogue({}), Metrics(), 2.0).ready()
+        assert not Readiness(server, Catalogue({}), {}, Metrics(), 2.0).ready()
 
     asyncio.run(check())
 
@@ -159,15 +160,16 @@ def test_a_wrong_answer_is_not_ready(catalogue: Catalogue) -> None:
     asyncio.run(check())
 
 
-def test_a_first_answer_from_another_version_is_not_taken_as_known(catalogue: Catalogue) -> None:
+def test_canaries_ask_for_the_version_that_is_served(catalogue: Catalogue) -> None:
+    seen: list[tuple[str, str]] = []
+
     async def check() -> None:
         readiness, server = _readiness(catalogue)
-        right = server.document
-        server.document = lambda name: {**right(name), "model_version": "2"}  # type: ignore[method-assign]
+        server.hook = lambda request: seen.append((request.model_name, request.model_version))
         await readiness.check_all()
-        assert not readiness.state("digits").ready
 
     asyncio.run(check())
+    assert sorted(seen) == [("adder", "1"), ("digits", "1"), ("faces", "1"), ("persons", "1")]
 
 
 def test_overload_alone_does_not_take_a_model_out(catalogue: Catalogue) -> None:
@@ -188,8 +190,6 @@ def test_overload_alone_does_not_take_a_model_out(catalogue: Catalogue) -> None:
 
 
 def test_a_model_that_is_not_required_does_not_hold_the_others_back(tmp_path: Any, settings: Settings) -> None:
-    from serving.testing.stub_server import make_bundle
-
     bundles = [
         make_bundle(tmp_path, "digits", "classification", preprocess={"width": 8, "height": 8}),
         make_bundle(
@@ -204,7 +204,7 @@ def test_a_model_that_is_not_required_does_not_hold_the_others_back(tmp_path: An
             raise Unavailable("gone")
 
     server.hook = down
-    with TestClient(create_app(settings, server, catalogue)) as client:
+    with TestClient(create_app(settings, server, catalogue, stub_canaries(catalogue.bundles))) as client:
         answer = client.get("/readyz")
         assert answer.status_code == 200
         assert answer.json()["models"]["extra"] == {
@@ -263,6 +263,6 @@ def test_a_failure_of_ours_says_nothing_from_inside(
         raise ZeroDivisionError("secret /etc/shadow 0xdeadbeef")
 
     server.hook = burst
-    with TestClient(create_app(settings, server, catalogue)) as client:
+    with TestClient(create_app(settings, server, catalogue, stub_canaries(catalogue.bundles))) as client:
         body = assert_problem(client.post("/v1/models/digits/infer", content=PICTURE), 500, "internal")
     assert "secret" not in str(body) and body["request_id"] in caplog.text and "ZeroDivisionError" in caplog.text

@@ -1,0 +1,111 @@
+"""HTTP on the socket: uvicorn's llhttp protocol with the bounds it lacks (time and size of headers, connections)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from serving.gateway import errors
+
+HEADER_S = 5.0
+HEADER_BYTES = 64 * 1024
+MAX_CONNECTIONS = 4096
+_REASONS = {400: b"Bad Request", 408: b"Request Timeout", 429: b"Too Many Requests"}
+
+
+class GatewayProtocol(HttpToolsProtocol):
+    """Headers have to be complete HEADER_S after their first byte (or after the connection) and within HEADER_BYTES."""
+
+    _header_timer: asyncio.TimerHandle | None = None
+    _header_bytes = 0
+    _in_headers = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Arm the header timer; over the cap, refuse at once."""
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            self._context().metrics.inc("lockstep_shed_total", reason="connections")
+            self._refuse("overloaded")
+            return
+        self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """No timer outlives its connection."""
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser; bytes that begin no request keep no connection open."""
+        if self._in_headers:
+            self._header_bytes += len(data)
+        super().data_received(data)
+        if self.transport.is_closing() or not self._in_headers:
+            return
+        if self._header_bytes > HEADER_BYTES:
+            self._refuse("http_invalid")
+        elif self._header_timer is None:
+            self._arm()
+
+    def on_message_begin(self) -> None:
+        """A new request's headers begin."""
+        super().on_message_begin()
+        self._in_headers = True
+        self._header_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        """Headers are here: from now on the app keeps time."""
+        self._disarm()
+        self._in_headers = False
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """Between requests: the keep-alive timer of the base runs, and the next bytes are headers."""
+        super().on_response_complete()
+        if not self.pipeline:
+            self._in_headers = True
+            self._header_bytes = 0
+
+    def send_400_response(self, msg: str) -> None:
+        """What the parser refuses is a problem document like any other error; the connection ends."""
+        self._refuse("http_invalid")
+
+    def _arm(self) -> None:
+        self._header_timer = self.loop.call_later(HEADER_S, self._header_late)
+
+    def _disarm(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _header_late(self) -> None:
+        self._header_timer = None
+        if self.transport.is_closing():
+            return
+        if self._header_bytes:
+            self._refuse("body_timeout")
+        else:
+            self.transport.close()
+
+    def _refuse(self, code: str) -> None:
+        request_id = os.urandom(8).hex()
+        members = errors.document(code, errors.TABLE[code].title, request_id)
+        status, body = members["status"], orjson.dumps(members)
+        lines = [
+            b"HTTP/1.1 %d %s" % (status, _REASONS[status]),
+            b"content-type: " + errors.PROBLEM_JSON.encode(),
+            b"content-length: %d" % len(body),
+            b"x-request-id: " + request_id.encode(),
+            b"connection: close",
+        ]
+        if errors.TABLE[code].retry_after:
+            lines.append(b"retry-after: %d" % errors.RETRY_AFTER_S)
+        self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+        self.transport.close()
+
+    def _context(self) -> Any:
+        app: Any = self.config.app
+        return app.state.context

@@ -1,0 +1,79 @@
+"""The gunicorn worker: uvicorn's server, which on SIGTERM first fails readiness, then waits, then closes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+from types import FrameType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from uvicorn.config import Config
+from uvicorn.server import Server
+from uvicorn_worker import UvicornWorker
+
+from serving.gateway.protocol import GatewayProtocol
+
+if TYPE_CHECKING:  # gunicorn's parent imports this file, and must not import prometheus_client
+    from serving.gateway.context import Context
+
+KEEP_ALIVE_S = 5
+LAST_CALL_S = 0.3
+EXIT_WITHIN_S = 25.0
+MARGIN_S = 1.0
+
+
+class DrainingServer(Server):
+    """SIGTERM starts the drain; SIGINT and SIGQUIT end at once, as uvicorn does it."""
+
+    def __init__(self, config: Config, context: Context) -> None:
+        super().__init__(config)
+        self._context = context
+        self._close_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Signal handler: notes the wish, `on_tick` acts on it."""
+        if sig != signal.SIGTERM:
+            super().handle_exit(sig, frame)
+        elif self._close_at is None:
+            self._context.draining = True
+            self._close_at = time.monotonic() + self._context.settings.drain_s
+
+    async def on_tick(self, counter: int) -> bool:
+        """Every 0.1 s; True ends the main loop."""
+        if self._close_at is not None:
+            self._context.metrics.set("lockstep_draining", 1)
+            if time.monotonic() >= self._close_at:
+                return True
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more, answer what was accepted, then let uvicorn wait for what is in flight."""
+        for server in self.servers:
+            server.close()
+        for sock in sockets or []:
+            sock.close()
+        await asyncio.sleep(LAST_CALL_S)
+        await super().shutdown([])
+
+
+class GatewayWorker(UvicornWorker):  # type: ignore[misc]
+    """One process of the gateway."""
+
+    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
+        "loop": "uvloop",
+        "http": GatewayProtocol,
+        "ws": "none",
+        "lifespan": "on",
+        "access_log": False,
+        "server_header": False,
+        "proxy_headers": False,
+    }
+
+    async def _serve(self) -> None:
+        context: Context = self.wsgi.state.context
+        self.config.app = self.wsgi
+        self.config.timeout_graceful_shutdown = int(EXIT_WITHIN_S - context.settings.drain_s - 2 * MARGIN_S)
+        self._install_sigquit_handler()
+        await DrainingServer(self.config, context).serve(sockets=self.sockets)

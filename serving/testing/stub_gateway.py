@@ -1,0 +1,55 @@
+"""`python -m serving.testing.stub_gateway FOLDER --set workers=2`: the real gateway processes over a stub server.
+
+Prints the address when it listens. `--delay S` makes each inference take that long.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from serving.bundle import ModelBundle
+from serving.config import load_settings
+from serving.gateway.main import serve
+from serving.testing.stub_bundles import stub_bundles, stub_canaries
+
+if TYPE_CHECKING:
+    from serving.ports import InferenceServer, ServerRequest
+
+
+def main() -> None:
+    """Serve until a signal comes."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--set", action="append", default=[], help="name=value of a setting")
+    given = parser.parse_args()
+    overrides = dict(text.split("=", 1) for text in given.set)
+    settings = load_settings(None, {}, **{"port": 0, **overrides}).settings
+    bundles = stub_bundles(given.folder)
+    serve(settings, bundles, stub_canaries(bundles), lambda: _server(bundles, given.delay), _announce)
+
+
+def _server(bundles: Mapping[str, ModelBundle], delay: float) -> InferenceServer:
+    from serving.gateway.catalogue import Catalogue
+    from serving.testing.stub_server import StubServer
+
+    async def wait(request: ServerRequest) -> None:
+        await asyncio.sleep(delay)
+
+    server = StubServer(Catalogue(bundles))
+    server.hook = wait if delay else server.hook
+    return server
+
+
+def _announce(host: str, port: int) -> None:
+    sys.stdout.write(f"{host} {port}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
