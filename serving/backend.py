@@ -20,11 +20,11 @@ import orjson
 
 from serving.bundle import ModelBundle
 from serving.config import Settings, load_settings
+from serving.dlpack import from_triton, to_triton
 from serving.engines import open_engine
 from serving.errors import BodyInvalid, EngineFailed, InputError, ServingError
 from serving.preprocess.limits import DecodeLimits
 from serving.served_model import ServedModel
-from serving.dlpack import from_triton, to_triton
 from serving.tuning import read_tuning
 from serving.types import Array, InferRequest, InferResponse
 

@@ -64,8 +64,8 @@ class ModelWatch:
         return self.loaded and not all(stub.alive for stub in self.stubs)
 
     def server_ended(self, why: str) -> None:
-        """Nothing is loaded any more."""
-        self._not_ready(why)
+        """Nothing is loaded any more. The server says so itself: one line in the log, not one a model."""
+        self.ready, self.reason = False, f"tritonserver {why}"
         self.loaded, self.stubs, self.due, self.failures, self._executions = False, [], 0.0, 0, -1
 
     def load(self, server_pid: int) -> None:

@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from converters.config_pbtxt import config_pbtxt
 from serving.bundle import sha256_of
+from serving.config import Settings
 from serving.spec import ModelSpec
+from serving.triton.embedded import EmbeddedTriton
 from serving.types import Array, PixelArray, TensorSpec
 
+ROOT = Path(__file__).resolve().parents[1]
+TRITON_HOME = ROOT / ".triton" / "site" / "pytriton" / "tritonserver"
 MODEL_PY = "from serving.backend import TritonPythonModel\n\n__all__ = ['TritonPythonModel']\n"
+SLOW_SECONDS = 0.3
+# The served model with something wrong around it.
+PATCHED_PY = """
+import os
+import time
+
+from serving.backend import TritonPythonModel as Served
+
+
+class TritonPythonModel(Served):
+    def execute(self, requests):
+        {body}
+        return super().execute(requests)
+"""
+SLOW_PY = PATCHED_PY.format(body=f"time.sleep({SLOW_SECONDS})")
 COLOURS = ("red", "green", "blue")
 
 
@@ -101,13 +123,14 @@ def _constant(name: str, values: list[float]) -> onnx.TensorProto:
 def publish(repository: Path, name: str, graph: onnx.GraphProto, document: dict[str, Any], version: int = 1) -> Path:
     """Write a version as the converter does; the certificate says passed."""
     defaults = {"checkpoint": {"format": "onnx", "path": "x.onnx"}, "preprocess": {"width": 8, "height": 8}}
+    model_py = document.pop("model_py", MODEL_PY)
     spec = ModelSpec.model_validate({"name": name, "version": version, **defaults, **document})
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     folder = repository / name / str(version)
     folder.mkdir(parents=True)
     (folder / "model.onnx").write_bytes(model.SerializeToString())
-    (folder / "model.py").write_text(MODEL_PY)
+    (folder / "model.py").write_text(model_py)
     signature = {"inputs": _tensors(graph.input), "outputs": _tensors(graph.output)}
     served = {
         "schema": 1,
@@ -143,3 +166,42 @@ def _tensors(values: Any) -> list[dict[str, Any]]:
         {"name": v.name, "datatype": "FP32", "shape": [d.dim_value or -1 for d in v.type.tensor_type.shape.dim]}
         for v in values
     ]
+
+
+def settings_for(folder: Path, **changes: Any) -> Settings:
+    """Settings of a private Triton with all its files below `folder`."""
+    values: dict[str, Any] = {
+        "repository": folder / "repository",
+        "cache_dir": folder / "cache",
+        "triton_home": TRITON_HOME,
+        "canary_interval_s": 0.5,
+    }
+    return Settings(**(values | changes))
+
+
+_SHARED: pytest.StashKey[EmbeddedTriton] = pytest.StashKey()
+
+
+def shared_triton(request: pytest.FixtureRequest) -> EmbeddedTriton:
+    """One server for every test that only asks it things; started once, stopped with the test run."""
+    stash = request.config.stash
+    if _SHARED not in stash:
+        folder = Path(tempfile.mkdtemp(prefix="lockstep-test-triton-"))
+        models = standard_models(folder / "repository")
+        triton = EmbeddedTriton(folder / "repository", models, settings_for(folder, canary_interval_s=2.0))
+        request.config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        request.config.add_cleanup(triton.stop)
+        triton.start(strict=True)
+        triton.wait_ready(30)
+        stash[_SHARED] = triton
+    return stash[_SHARED]
+
+
+def standard_models(repository: Path) -> tuple[str, ...]:
+    """The models of `shared_triton`; their names."""
+    colours_model(repository)
+    redness_model(repository)
+    adder_model(repository)
+    slow = {"max_queue_size": 2, "queue_timeout_ms": 5000}
+    adder_model(repository, "slow", model_py=SLOW_PY, batch={"opt": 1, "max": 1}, serving=slow)
+    return "colours", "redness", "adder", "slow"
