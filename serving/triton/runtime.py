@@ -105,9 +105,13 @@ def with_version(text: str, version: int) -> str:
 
 
 def with_tuning(text: str, tuning: Tuning) -> str:
-    """The configuration with the tuned number of instances and a batch no larger than tuned."""
+    """The configuration with the tuned number of instances, and no batch (served or warm-up) larger than tuned."""
     text = re.sub(r"(?m)^( *count: )\d+$", rf"\g<1>{tuning.instances}", text)
-    return re.sub(r"(?m)^(max_batch_size: )(\d+)$", lambda m: f"{m[1]}{max(1, min(int(m[2]), tuning.max_batch))}", text)
+    return re.sub(
+        r"(?m)^( *(?:max_batch_size|batch_size): )(\d+)$",
+        lambda m: f"{m[1]}{min(int(m[2]), tuning.max_batch)}",
+        text,
+    )
 
 
 def instances_of(text: str) -> int:

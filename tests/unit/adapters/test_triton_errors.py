@@ -1,0 +1,55 @@
+"""Triton's statuses and texts as our classes. The texts are those of a real run (tests/contract meets most of them)."""
+
+from __future__ import annotations
+
+import pytest
+
+from serving.adapters.triton_errors import refusal_of
+from serving.errors import (
+    BodyInvalid,
+    BodyTooLarge,
+    DeadlineExceeded,
+    EngineFailed,
+    ImageTooLarge,
+    NotFound,
+    Overloaded,
+    ServingError,
+    Unavailable,
+)
+
+TABLE: list[tuple[str, str, bool, type[ServingError], bool]] = [
+    ("UNAVAILABLE", "[request id: <id_unknown>] Exceeds maximum queue size", True, Overloaded, False),
+    ("UNAVAILABLE", "Request timeout expired", True, DeadlineExceeded, False),
+    ("DEADLINE_EXCEEDED", "Deadline Exceeded", True, DeadlineExceeded, False),
+    ("UNAVAILABLE", "failed to connect to all addresses; last error: ipv4:127.0.0.1:1", True, Unavailable, True),
+    ("UNAVAILABLE", "Socket closed", True, Unavailable, True),
+    ("INTERNAL", "Stub process 'm_0_0' is not healthy.", True, Unavailable, True),
+    ("INVALID_ARGUMENT", "lockstep:image_too_large: 100 megapixels", True, ImageTooLarge, False),
+    ("INTERNAL", "[request id: 7] lockstep:engine_failed: x", True, EngineFailed, False),
+    ("INTERNAL", "lockstep:no_such_code: x", True, EngineFailed, False),
+    ("NOT_FOUND", "Request for unknown model: 'm' is not found", False, NotFound, False),
+    ("NOT_FOUND", "Request for unknown model: 'm' is not found", True, Unavailable, True),
+    ("NOT_FOUND", "Request for unknown model: 'm' version 9 is not found", False, NotFound, False),
+    ("NOT_FOUND", "Request for unknown model: 'm' has no available versions", True, Unavailable, True),
+    ("INVALID_ARGUMENT", "unexpected inference input 'x' for model 'm'", True, BodyInvalid, False),
+    ("RESOURCE_EXHAUSTED", "Sent message larger than max", True, BodyTooLarge, False),
+    ("INTERNAL", "RuntimeError: boo\n\nAt:\n  /srv/secret/model.py(23): execute\n", True, EngineFailed, False),
+    ("UNKNOWN", "", True, EngineFailed, False),
+]
+
+
+@pytest.mark.parametrize(("status", "text", "known", "kind", "down"), TABLE)
+def test_table(status: str, text: str, known: bool, kind: type[ServingError], down: bool) -> None:
+    refusal = refusal_of(status, text, "m", known)
+    assert (type(refusal.error), refusal.down) == (kind, down)
+    assert "secret" not in str(refusal.error)
+
+
+def test_the_backends_text_is_kept_without_the_code() -> None:
+    error = refusal_of("INVALID_ARGUMENT", "lockstep:image_too_large: 100 megapixels (scale it)", "m", True).error
+    assert str(error) == "100 megapixels (scale it)"
+
+
+def test_a_callers_text_cannot_choose_the_class() -> None:
+    text = "unexpected inference input 'lockstep:overloaded: x' for model 'm'"
+    assert type(refusal_of("INVALID_ARGUMENT", text, "m", True).error) is BodyInvalid
