@@ -30,6 +30,8 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "npm": (lambda: shutil.which("npm") is not None, "apt-get install npm"),
     "wrk": (lambda: shutil.which("wrk") is not None, "apt-get install wrk"),
     "opencv-doc": (lambda: shutil.which("apt-get") is not None, "a Debian-like machine (apt-get download opencv-doc)"),
+    "g++": (lambda: shutil.which("g++") is not None, "apt-get install g++"),
+    "nvrtc": (lambda: _module("cuda")() and _module("cuda.bindings.nvrtc")(), "make setup on Linux x86-64"),
     "gpu": (lambda: shutil.which("nvidia-smi") is not None, "a machine with an NVIDIA GPU"),
 }
 

@@ -124,7 +124,7 @@ def normalise(
 
 def _tensor_of_pixels(pixels: PixelArray, spec: PreprocessSpec) -> FloatArray:
     """The 256 values that a channel can take, looked up: the same floats as the arithmetic, many times faster."""
-    table = _table(spec.range, spec.mean, spec.std, spec.channels)
+    table = value_table(spec)
     height, width, channels = pixels.shape
     if spec.layout == "nhwc":
         return np.asarray(cv2.LUT(pixels, table[None]), np.float32).reshape(height, width, channels)
@@ -133,6 +133,11 @@ def _tensor_of_pixels(pixels: PixelArray, spec: PreprocessSpec) -> FloatArray:
         plane = np.ascontiguousarray(pixels[:, :, channel])
         tensor[channel] = cv2.LUT(plane, np.ascontiguousarray(table[:, channel])).reshape(height, width)
     return tensor
+
+
+def value_table(spec: PreprocessSpec) -> FloatArray:
+    """float32 `[256, c]`, read-only: what each level of each channel becomes by range, mean and std."""
+    return _table(spec.range, spec.mean, spec.std, spec.channels)
 
 
 @lru_cache(maxsize=64)

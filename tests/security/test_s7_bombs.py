@@ -30,12 +30,15 @@ answers = {}
 before = peak()
 for path in sorted(folder.glob("bomb*")):
     data = path.read_bytes()
-    start = time.perf_counter()
-    try:
-        code = str(decode(data).shape)
-    except InputError as error:
-        code = error.code
-    answers[path.name] = [code, 1000 * (time.perf_counter() - start)]
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        try:
+            code = str(decode(data).shape)
+        except InputError as error:
+            code = error.code
+        times.append(1000 * (time.perf_counter() - start))
+    answers[path.name] = [code, min(times)]
 print(json.dumps({"answers": answers, "grown_kib": peak() - before}))
 """
 
