@@ -85,7 +85,8 @@ def worse(name: str, a: float, b: float) -> float:
     """The worse of two figures of one name; NaN is the worst of all."""
     if math.isnan(a) or math.isnan(b):
         return math.nan
-    return min(a, b) if name in HIGHER_IS_STRICTER or name.endswith(("_equal", "agrees")) else max(a, b)
+    lowest_is_worst = name in HIGHER_IS_STRICTER or name in ("margin", "top1_equal")
+    return min(a, b) if lowest_is_worst else max(a, b)
 
 
 def _engine_or_self(row: str) -> str:

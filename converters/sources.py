@@ -112,11 +112,11 @@ def _code_files(spec: ModelSpec, folder: Path) -> Iterator[tuple[str, Path]]:
         yield from ((os.fspath(p.relative_to(_ROOT)), p) for p in found)
     named = [spec.factory.callable if spec.factory else "", spec.parity.training_side or ""]
     named += [spec.constants.source or "", spec.constants.labels_source or ""]
-    for callable_ in named:
+    for callable_ in filter(None, named):
         relative = Path(*callable_.partition(":")[0].split("."))
         for home in (folder, _ROOT):
             for path in (home / relative.with_suffix(".py"), home / relative / "__init__.py"):
-                if callable_ and path.is_file():
+                if path.is_file():
                     yield callable_, path
 
 

@@ -18,6 +18,7 @@ from serving.spec import EngineName, ModelSpec
 from serving.types import TensorSpec
 
 SPEC, MANIFEST = "spec.json", "manifest.json"
+UNCERTIFIED = "uncertified"  # certificate_id of a staged version
 
 
 def sha256_of(path: Path) -> str:
@@ -62,7 +63,7 @@ class ModelBundle:
     @classmethod
     def staging(cls, version_dir: Path) -> ModelBundle:
         """The same without a certificate: for the private staging Triton of the converter only."""
-        return cls._read(version_dir, "uncertified")
+        return cls._read(version_dir, UNCERTIFIED)
 
     @classmethod
     def _read(cls, version_dir: Path, certificate_id: str) -> ModelBundle:

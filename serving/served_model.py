@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.bundle import ModelBundle
+from serving.bundle import UNCERTIFIED, ModelBundle
 from serving.errors import EngineFailed, ParameterInvalid, ServingError
 from serving.ports import Engine
 from serving.preprocess.decode import DecodeLimits, decode
@@ -61,6 +61,8 @@ class ServedModel:
             **({"image": {"width": image.width, "height": image.height}} if image else {}),
             **self.task.to_document(response.result, self.bundle.labels),
             "timings_ms": {name: round(ms, 3) for name, ms in response.timings_ms.items()},
+            # Told in staging only: the certificate's rows `server` and `gateway` prove with it whose pixels were seen.
+            **({"pixels_sha256": response.pixels_sha256} if self.bundle.certificate_id == UNCERTIFIED else {}),
         }
 
     @staticmethod

@@ -25,6 +25,7 @@ class ClassificationTask:
     """Top-k by score; ties go to the lower class_id."""
 
     name = "classification"
+    options_model = ClassificationOptions
     parameters: Mapping[str, Parameter] = {
         "top_k": Parameter("int", 1, 1000, 5, "how many classes, best first"),
         "score_threshold": Parameter("float", 0.0, 1.0, 0.0, "classes below this score are left out"),

@@ -41,6 +41,7 @@ class DetectionTask:
     """Boxes above a threshold, best first, in source pixels."""
 
     name = "detection"
+    options_model = DetectionOptions
     parameters: Mapping[str, Parameter] = {
         "score_threshold": Parameter("float", 0.0, 1.0, 0.3, "boxes below this confidence are left out"),
         "max_detections": Parameter("int", 1, 5000, None, "how many boxes, best first"),

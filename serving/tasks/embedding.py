@@ -25,6 +25,7 @@ class EmbeddingTask:
     """The network's vector, agreement by cosine."""
 
     name = "embedding"
+    options_model = EmbeddingOptions
     parameters: Mapping[str, Parameter] = {}
     default_gates: Mapping[str, Gate] = {
         "onnx_fp32": {"embedding_cosine": 0.99999},

@@ -1,0 +1,124 @@
+"""A private Triton and a private gateway on free loopback ports, for one staged version; ended with everything they
+started. `python -m converters.private_server JOB.json` is the gateway's process: the real gunicorn and its worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+from serving.bundle import ModelBundle
+from serving.config import Settings, child_environment
+from serving.errors import Unavailable
+from serving.triton.embedded import EmbeddedTriton
+from serving.triton.home import TritonHome
+
+START_S, STOP_S = 60.0, 15.0
+
+
+def why_no_triton(settings: Settings) -> str:
+    """Why this machine cannot run the embedded Triton; '' where it can."""
+    try:
+        TritonHome(settings.triton_home.resolve()).check()
+    except Unavailable as error:
+        return str(error)
+    return ""
+
+
+@contextlib.contextmanager
+def private_triton(version_dir: Path, settings: Settings) -> Iterator[EmbeddedTriton]:
+    """The staged model, loaded and checked by its canary. Raises ServingError classes where it does not come up."""
+    model, repository = version_dir.parent.name, version_dir.parent.parent
+    private = settings.model_copy(update={"staging": True, "repository": repository, "triton_url": ""})
+    triton = EmbeddedTriton(repository, [model], private)
+    try:
+        triton.start(strict=True)
+        triton.wait_ready(START_S)
+        yield triton
+    finally:
+        triton.stop()
+
+
+def peak_rss_bytes(triton: EmbeddedTriton, model: str) -> int:
+    """Peak resident memory of the model's greatest instance so far; 0 where none is found."""
+    return max((stub.peak_rss_bytes for stub in triton.watch(model).stubs), default=0)
+
+
+@contextlib.contextmanager
+def private_gateway(version_dir: Path, triton_url: str, settings: Settings, work: Path) -> Iterator[str]:
+    """Address of a gateway with one worker, in a process of its own. Raises Unavailable where it does not come up."""
+    private = settings.model_copy(
+        update={"staging": True, "host": "127.0.0.1", "port": 0, "workers": 1, "triton_url": f"grpc://{triton_url}",
+                "drain_s": 0.0, "repository": version_dir.parent.parent, "request_timeout_ms": 60_000}
+    )  # fmt: skip
+    job = work / "gateway.json"
+    job.write_text(json.dumps({"version_dir": str(version_dir), "settings": private.model_dump(mode="json")}), "utf-8")
+    root = Path(__file__).resolve().parents[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "converters.private_server", str(job)],
+        env=child_environment(PYTHONPATH=str(root), LOCKSTEP_STAGING="1"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield _address(process)
+    finally:
+        process.send_signal(signal.SIGINT)  # at once: nobody is waiting for an answer any more
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _address(process: subprocess.Popen[str]) -> str:
+    """Its first line that begins with `gateway http://`; the rest is read on so that it never blocks."""
+    assert process.stdout is not None
+    tail: deque[str] = deque(maxlen=20)
+    found, told = threading.Event(), [""]
+
+    def read() -> None:
+        assert process.stdout is not None
+        with process.stdout as lines:
+            for line in lines:
+                tail.append(line.rstrip())
+                if line.startswith("gateway http://"):
+                    told[0] = line.split()[1]
+                    found.set()
+        found.set()
+
+    threading.Thread(target=read, name="gateway-log", daemon=True).start()
+    if not found.wait(START_S) or not told[0]:
+        raise Unavailable(f"the private gateway did not start: {'; '.join(list(tail)[-3:]) or 'it said nothing'}")
+    return told[0]
+
+
+def main(arguments: list[str]) -> int:
+    """The gateway's process: serve the staged version until SIGTERM."""
+    from serving.gateway.main import make_triton, serve
+    from serving.triton.derive import canary_of
+
+    job = json.loads(Path(arguments[0]).read_text("utf-8"))
+    settings, version_dir = Settings.model_validate(job["settings"]), Path(job["version_dir"])
+    bundle = ModelBundle.staging(version_dir)
+    canaries = {bundle.name: canary_of(version_dir, settings, "cpu", Path(arguments[0]).parent)}
+
+    def announce(host: str, port: int) -> None:
+        sys.stdout.write(f"gateway http://{host}:{port}\n")
+        sys.stdout.flush()
+
+    serve(settings, {bundle.name: bundle}, canaries, lambda: make_triton(settings), announce)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
