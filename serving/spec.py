@@ -87,6 +87,7 @@ class CheckpointSpec(_Strict):
     state_key: str = Field("", description="key of the state dict inside a training checkpoint, e.g. model")
     allow_missing: tuple[str, ...] = ()
     allow_unexpected: tuple[str, ...] = ()
+    allow_dtype_change: tuple[str, ...] = Field((), description="keys (or patterns with *) converted to the module's")
 
 
 class FactorySpec(_Strict):

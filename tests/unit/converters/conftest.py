@@ -1,0 +1,45 @@
+"""A tiny checkpoint in every format, and the job that loads it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from converters.job import ChildJob
+from serving.spec import ModelSpec
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def _nets_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(HERE), *sys.path])
+
+
+def tiny_spec(**changes: Any) -> ModelSpec:
+    """The spec of nets.tiny: a grey 8x8 picture in, ten logits out."""
+    value: dict[str, Any] = {
+        "name": "tiny",
+        "task": "classification",
+        "factory": {"callable": "nets:tiny"},
+        "preprocess": {"width": 8, "height": 8, "colour": "grey"},
+        "labels": [str(i) for i in range(10)],
+        "outputs": ["logits"],
+    }
+    return ModelSpec.model_validate({**value, **changes})
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Callable[..., ChildJob]:
+    """job(checkpoint, **spec changes) -> ChildJob in an empty folder."""
+
+    def make(path: Path | None = None, /, **changes: Any) -> ChildJob:
+        folder = tmp_path / "job"
+        folder.mkdir(exist_ok=True)
+        return ChildJob("convert", tiny_spec(**changes), folder, HERE, checkpoint=path)
+
+    return make
