@@ -3,121 +3,48 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-
-@dataclass(frozen=True)
-class Running:
-    """A started gateway."""
-
-    host: str
-    port: int
-    process: subprocess.Popen[str]
-    log: Path
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
-
-    def connect(self, timeout: float = 15.0) -> socket.socket:
-        return socket.create_connection((self.host, self.port), timeout)
-
-    def get(self, path: str) -> tuple[int, bytes]:
-        try:
-            with urllib.request.urlopen(self.url + path, timeout=10) as answer:
-                return answer.status, answer.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read()
-
-    def exchange(self, data: bytes, timeout: float = 15.0) -> bytes:
-        """Send bytes, read until the other side closes (or the timeout)."""
-        with self.connect(timeout) as sock:
-            sock.sendall(data)
-            return read_all(sock)
-
-
-def read_all(sock: socket.socket) -> bytes:
-    """Everything up to the end of the connection."""
-    data = b""
-    while chunk := sock.recv(65536):
-        data += chunk
-    return data
-
-
-def problem_of(raw: bytes) -> dict[str, Any]:
-    """The problem document of a raw HTTP answer."""
-    head, _, body = raw.partition(b"\r\n\r\n")
-    assert b"application/problem+json" in head, raw[:500]
-    document: dict[str, Any] = json.loads(body)
-    return document
-
-
-Start = Callable[..., Running]
+from gateway_process import Running, Start, launch, stop, wait_ready
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Start gateways; they are ended, and their workers with them, after the test."""
+    with _starter(tmp_path) as run:
+        yield run
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """The same, but tests of one file that ask for the same settings get the same gateway."""
+    known: dict[str, Running] = {}
+    with _starter(tmp_path_factory.mktemp("gateways")) as run:
+
+        def get(**settings: Any) -> Running:
+            return known.get(repr(settings)) or known.setdefault(repr(settings), run(**settings))
+
+        yield get
+
+
+@contextlib.contextmanager
+def _starter(folder: Path) -> Iterator[Start]:
     started: list[Running] = []
 
     def run(delay: float = 0.0, **settings: Any) -> Running:
-        log = tmp_path / f"gateway{len(started)}.log"
-        command = [sys.executable, "-m", "serving.testing.stub_gateway", str(tmp_path / f"models{len(started)}")]
-        command += ["--delay", str(delay)]
-        for name, value in {"drain_s": 0, **settings}.items():
-            command += ["--set", f"{name}={value}"]
-        with log.open("w") as file:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, start_new_session=True)
-        assert process.stdout is not None
-        line = process.stdout.readline().split()
-        assert len(line) == 2, log.read_text()
-        started.append(Running(line[0], int(line[1]), process, log))
+        started.append(launch(folder, len(started), delay, settings))
         wait_ready(started[-1])
         return started[-1]
 
-    yield run
-    for gateway in started:
-        stop(gateway)
-
-
-def wait_ready(gateway: Running) -> None:
-    """Until the canaries of some worker have passed."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            if gateway.get("/readyz")[0] == 200:
-                return
-        time.sleep(0.05)
-    raise AssertionError(gateway.log.read_text())
-
-
-def stop(gateway: Running) -> None:
-    """End the process group, first politely."""
-    assert gateway.process.stdout is not None
-    gateway.process.stdout.close()
-    if gateway.process.poll() is None:
-        gateway.process.send_signal(signal.SIGTERM)
-        try:
-            gateway.process.wait(26)
-        except subprocess.TimeoutExpired:
-            os.killpg(gateway.process.pid, signal.SIGKILL)
-            gateway.process.wait(5)
-            raise AssertionError(f"did not end: {gateway.log.read_text()}") from None
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(gateway.process.pid, 0)
-        raise AssertionError("a worker outlived its parent")
+    try:
+        yield run
+    finally:
+        for gateway in started:
+            if gateway.process.poll() is None:
+                gateway.process.send_signal(signal.SIGTERM)
+        for gateway in started:
+            stop(gateway)
