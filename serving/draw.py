@@ -47,6 +47,8 @@ class Trails:
         """Take in the tracked boxes of one shown frame; untracked ones leave no trail."""
         ids = boxes.tracker_id if boxes.tracker_id is not None else ()
         for track, (x1, _, x2, y2) in zip(ids, boxes.xyxy, strict=False):
+            if not np.isfinite((x1, x2, y2)).all():
+                continue
             trail = self._points.pop(int(track), None) or deque(maxlen=self.max_points)
             trail.append((pts_ns, float(x1 + x2) / 2, float(y2)))
             self._points[int(track)] = trail
@@ -77,18 +79,20 @@ def annotate(
     """A copy of `frame` (RGB uint8 `[h, w, 3]`) with its boxes, the best one on top.
 
     labels: names by class id; origin: uint8 `[n]`, values of `Origin`, measured where absent; banner: lines of text in
-    a bar at the top. Raises ValueError when `origin` has another length than `boxes`.
+    a bar at the top. A box with a coordinate that is not finite has no place on a picture and is left out. Raises
+    ValueError when `origin` has another length than `boxes`.
     """
     if origin is not None and len(origin) != len(boxes):
         raise ValueError(f"origin: expected {len(boxes)} values, one a box, got {len(origin)}")
     canvas = np.array(frame, copy=True, order="C")
     if trails is not None:
         draw_trails(canvas, trails)
-    for index in range(len(boxes) - 1, -1, -1):
+    shown = np.flatnonzero(np.isfinite(boxes.xyxy).all(axis=1))[::-1].tolist()
+    for index in shown:
         how = Origin.MEASURED if origin is None else Origin(int(origin[index]))
         draw_box(canvas, boxes.xyxy[index], colour_of_box(boxes, index), how)
     below = draw_banner(canvas, banner) if banner else 0
-    for index in range(len(boxes) - 1, -1, -1):
+    for index in shown:
         x1, y1 = (round(float(v)) for v in boxes.xyxy[index][:2])
         draw_label(canvas, (x1, y1), label_of(boxes, index, labels), colour_of_box(boxes, index), below)
     return canvas

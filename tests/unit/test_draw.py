@@ -68,6 +68,16 @@ def test_origin_is_one_a_box() -> None:
         draw.annotate(_black(9, 9), _boxes([[1, 1, 5, 5]]), origin=np.zeros(2, np.uint8))
 
 
+def test_a_box_that_is_not_finite_is_left_out() -> None:
+    nan, inf = float("nan"), float("inf")
+    boxes = _boxes([[nan, 1, 5, 5], [1, 1, inf, 5], [10, 20, 60, 70]], [1, 2, 3])
+    trails = draw.Trails()
+    trails.update(0, boxes)
+    alone = Detections(boxes.xyxy[2:], boxes.confidence[2:], boxes.class_id[2:], np.array([3]))
+    assert set(trails.lines()) == {3}
+    assert np.array_equal(draw.annotate(_black(90, 80), boxes), draw.annotate(_black(90, 80), alone))
+
+
 def test_colours_are_stable_bright_and_apart() -> None:
     colours = [draw.colour_of(i) for i in range(60)]
     assert colours == [draw.colour_of(i) for i in range(60)] and len(set(colours)) == 60

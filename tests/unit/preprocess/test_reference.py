@@ -173,8 +173,9 @@ def test_a_frame_over_the_limits() -> None:
         prepare(np.zeros((40_001, 2, 3), np.uint8), PreprocessSpec(width=8, height=8))
 
 
-def test_a_strided_frame_gives_what_its_copy_gives() -> None:
-    frame = _noise(40, 60)[::2, ::-1]
-    for kernel in KERNELS:
-        spec = PreprocessSpec.model_validate({"width": 13, "height": 11, "kernel": kernel, "colour": "grey"})
-        assert prepare(frame, spec).sha256 == prepare(np.ascontiguousarray(frame), spec).sha256
+@pytest.mark.parametrize("colour", ["rgb", "bgr", "grey", "pseudo_grey"])
+def test_a_strided_frame_gives_what_its_copy_gives(colour: str) -> None:
+    for frame in (_noise(40, 60)[::2, ::-1], _noise(40, 60)[3:31, 7:50], _noise(40, 60)[:, :, ::-1]):
+        for kernel in KERNELS:
+            spec = PreprocessSpec.model_validate({"width": 13, "height": 11, "kernel": kernel, "colour": colour})
+            assert prepare(frame, spec).sha256 == prepare(np.ascontiguousarray(frame), spec).sha256
