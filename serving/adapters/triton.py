@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import grpc  # type: ignore[import-untyped]
+import grpc
 import numpy as np
-from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped]
+from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
@@ -58,9 +59,10 @@ class TritonServer:
     async def infer(self, request: ServerRequest, timeout_s: float) -> ServerReply:
         """Raises Overloaded, DeadlineExceeded, Unavailable, NotFound, or the class that the backend's code names."""
         name = request.model_name
-        breaker = self._breakers.setdefault(name, Breaker()) if name in self._known else Breaker()
+        breaker = self._breakers.get(name) or Breaker()
         if not breaker.admits():
             raise Unavailable(breaker.reason)
+        started = breaker.clock()
         arguments = {
             "model_name": name,
             "inputs": [_input(tensor.name, tensor.array) for tensor in request.tensors],
@@ -74,7 +76,7 @@ class TritonServer:
         result = await self._call(name, lambda: self._client.infer(**arguments), request.model_version)
         self._known.add(name)
         self._answered.add((name, request.model_version))
-        breaker.succeeded()
+        self._breakers.setdefault(name, breaker).succeeded(started)
         response = result.get_response()
         tensors = {output.name: result.as_numpy(output.name) for output in response.outputs}
         return ServerReply(response.model_name, response.model_version, tensors)
@@ -123,15 +125,16 @@ class TritonServer:
         return ServerModel(name, versions[-1], bool(ready), "" if ready else "the inference server says not ready")
 
     async def _call(self, name: str, call: Callable[[], Awaitable[T]], version: str = "") -> T:
+        started = time.monotonic()
         try:
             return await call()
         except InferenceServerException as error:
-            raise self._refused(name, version, str(error.status() or ""), str(error.message() or "")) from error
+            status, text, cause = str(error.status() or ""), str(error.message() or ""), error
         except grpc.RpcError as error:
-            status = error.code().name if hasattr(error, "code") else "UNAVAILABLE"
-            raise self._refused(name, version, status, str(error)) from error
+            status, text, cause = error.code().name if hasattr(error, "code") else "UNAVAILABLE", str(error), error
+        raise self._refused(name, version, status, text, started) from cause
 
-    def _refused(self, name: str, version: str, status: str, text: str) -> ServingError:
+    def _refused(self, name: str, version: str, status: str, text: str, started: float) -> ServingError:
         word = status.removeprefix("StatusCode.")
         if not word:  # tritonclient itself refused to send it
             kind = ParameterInvalid if "arameter" in text else BodyInvalid
@@ -139,7 +142,7 @@ class TritonServer:
         known = (name, version) in self._answered or (name in self._known and not version)
         refusal = refusal_of(word, text, name, known)
         if refusal.down and name in self._known:
-            self._breakers.setdefault(name, Breaker()).failed(refusal.error.message)
+            self._breakers.setdefault(name, Breaker()).failed(refusal.error.message, started)
         if refusal.error.code == "engine_failed":
             logger.error("%s: Triton answered %s: %s", name, word, text)
         return refusal.error
