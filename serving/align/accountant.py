@@ -158,9 +158,7 @@ class Accountant:
         ledgers = self._sources.setdefault(source_id, {})
         if epoch not in ledgers:
             ledger = ledgers[epoch] = TimelineLedger(self._pipelines.pop((source_id, epoch), pipelines))
-            for seq, outcomes in sorted(self._restored.pop((source_id, epoch), {}).items()):
-                if seq == ledger.closed_below and len(outcomes) == len(ledger.pipelines):
-                    ledger.restore_closed(seq, outcomes)
+            ledger.restore(self._restored.pop((source_id, epoch), {}))
         self._newest[source_id] = max(epoch, self._newest.get(source_id, 0))
         return ledgers[epoch]
 

@@ -7,7 +7,7 @@ ones are a prefix and cost nothing but a number.
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from serving.align.merge import merge
@@ -69,7 +69,8 @@ EMPTY_BALANCE = Balance(0, 0, 0, 0, 0, 0, ())
 class _Entry:
     received_ns: int
     pts_ns: int | None
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    outcomes: dict[str, Outcome]
+    closed: frozenset[str]  # pipelines that were closed before a restart
 
 
 class TimelineLedger:
@@ -79,6 +80,7 @@ class TimelineLedger:
         self.pipelines = pipelines
         self._entries: deque[_Entry] = deque()
         self._closed_below = 0
+        self._restored: dict[int, dict[str, Outcome]] = {}
         self._counts: dict[str, Counter[tuple[Status, str]]] = {p: Counter() for p in pipelines}
 
     @property
@@ -93,14 +95,24 @@ class TimelineLedger:
 
     def accept(self, now_ns: int, pts_ns: int | None) -> int:
         """A place for the next frame, received now; pts_ns None where it has none."""
-        self._entries.append(_Entry(now_ns, pts_ns))
+        closed = self._restored.pop(self.next_seq, {})
+        self._count(closed)
+        self._entries.append(_Entry(now_ns, pts_ns, dict(closed), frozenset(closed)))
         return self.next_seq - 1
 
-    def restore_closed(self, seq: int, outcomes: dict[str, Outcome]) -> None:
-        """After a restart: this key was closed before, with these outcomes. Keys must come in order."""
-        if seq != self._closed_below or self._entries:
-            raise ValueError(f"restore_closed: expected frame_seq {self._closed_below} next, got {seq}")
-        self._closed_below += 1
+    def restore(self, closed: dict[int, dict[str, Outcome]]) -> None:
+        """After a restart, before the first frame: the keys that were closed before, by frame_seq and pipeline.
+
+        A crash may have cut their writing short, so that some pipelines of a frame are closed and others not.
+        """
+        for seq, outcomes in sorted(closed.items()):
+            if seq == self._closed_below and len(outcomes) == len(self.pipelines):
+                self._closed_below += 1
+                self._count(outcomes)
+            else:
+                self._restored[seq] = outcomes
+
+    def _count(self, outcomes: dict[str, Outcome]) -> None:
         for pipeline, outcome in outcomes.items():
             self._counts[pipeline][outcome.status, outcome.reason] += 1
 
@@ -113,6 +125,8 @@ class TimelineLedger:
         entry = self._entries[seq - self._closed_below]
         if pts_ns != entry.pts_ns:
             return Posted.UNKNOWN
+        if pipeline in entry.closed:
+            return Posted.EXPIRED
         outcomes = entry.outcomes
         known = outcomes.get(pipeline)
         merged = merge(known, outcome)

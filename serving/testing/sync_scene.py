@@ -198,7 +198,8 @@ class _Player:
                 at = self.now_ns + reply.after_ns
                 heapq.heappush(self.postings, (at, self.count, posting))
                 if reply.version is not None:
-                    self.out.results_ns.setdefault((frame.epoch, frame.pts_ns, pipeline), at)
+                    key = frame.epoch, frame.pts_ns, pipeline
+                    self.out.results_ns[key] = min(at, self.out.results_ns.get(key, at))
 
     def _outcome(self, packet: CodedPacket, pipeline: str, reply: Reply) -> Outcome:
         if reply.version is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from serving.frames import AlignedFrame, Frame, Origin
-from serving.testing.coded_stream import NS_PER_S
+from serving.testing.coded_stream import NS_PER_S, CodedPacket
 from serving.testing.sync_scene import SPEED, Played, Scene, box_at
 from serving.types import FloatArray
 
@@ -85,7 +85,7 @@ def judge(scene: Scene, played: Played) -> list[str]:
         faults.append(f"coverage {found.coverage:.1%}")
     if found.fill_error > scene.max_fill_error:
         faults.append(f"fill error {found.fill_error:.2f} frames")
-    faults += _reach_faults(played) + _order_faults(played)
+    faults += _reach_faults(played) + _order_faults(scene, played)
     return faults + _pts_faults(scene, played) + _account_faults(scene, played)
 
 
@@ -105,7 +105,7 @@ def _reach_faults(played: Played) -> list[str]:
     return []
 
 
-def _order_faults(played: Played) -> list[str]:
+def _order_faults(scene: Scene, played: Played) -> list[str]:
     faults = []
     keys = [(shown.frame.epoch, shown.frame.pts_ns) for shown in played.shown]
     outs = [shown.out_pts_ns for shown in played.shown]
@@ -113,10 +113,21 @@ def _order_faults(played: Played) -> list[str]:
         faults.append("frames not in strictly rising (epoch, pts_ns)")
     if any(b <= a for a, b in itertools.pairwise(outs)):
         faults.append("output time does not rise")
-    late = [s for s in played.shown if s.deadline_mono_ns is not None and s.released_mono_ns > s.deadline_mono_ns]
+    frame_ns = max((b.true_ns - a.true_ns for a, b in _in_order(scene)), default=0) * (scene.depth + 1)
+    due = [(s.released_mono_ns, s.deadline_mono_ns) for s in played.shown if s.deadline_mono_ns is not None]
+    late = sum(released > deadline + frame_ns for released, deadline in due)
     if late:
-        faults.append(f"{len(late)} frames shown after their deadline")
+        faults.append(f"{late} frames shown after their deadline")
+    delays = (s.released_mono_ns - s.frame.arrival_mono_ns for s in played.shown)
+    if due and max(delays) > scene.delay_ns + frame_ns:
+        faults.append("added latency beyond D and a frame")
     return faults
+
+
+def _in_order(scene: Scene) -> Iterator[tuple[CodedPacket, CodedPacket]]:
+    """Neighbouring pictures of one connection."""
+    packets = sorted(scene.packets, key=lambda packet: packet.index)
+    return ((a, b) for a, b in itertools.pairwise(packets) if a.connection == b.connection)
 
 
 def _pts_faults(scene: Scene, played: Played) -> list[str]:
