@@ -194,7 +194,7 @@ class Accountant:
         return [OutcomeRecord(key, posting.outcome)] if posted in (Posted.FIRST, Posted.RAISED) else []
 
     def _wait(self, posting: Posting, now_ns: int) -> None:
-        if len(self._early) >= MAX_EARLY:
+        if len(self._early) >= MAX_EARLY and posting.key[:3] not in self._early:
             self._forge_oldest()
         waiting = self._early.setdefault(posting.key[:3], [])
         if len(waiting) < MAX_EARLY_PER_FRAME:
