@@ -11,8 +11,7 @@ class DigitsNet(nn.Module):
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            *_block(1, width),
-            nn.MaxPool2d(2),
+            *_block(1, width, stride=2),
             *_block(width, 2 * width),
             nn.MaxPool2d(2),
             *_block(2 * width, 4 * width),
@@ -28,8 +27,8 @@ class DigitsNet(nn.Module):
         return logits
 
 
-def _block(channels: int, out: int) -> tuple[nn.Module, ...]:
-    return nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True)
+def _block(channels: int, out: int, stride: int = 1) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(channels, out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True)
 
 
 def digits_net(classes: int = 10, width: int = 16) -> DigitsNet:
