@@ -114,8 +114,13 @@ class OutputSummary:
 
 
 class VideoWriter(Protocol):
-    """Takes shown frames in order. Raises StorageFailed where the disk refuses; `close` may be called twice."""
+    """Takes shown frames in order. Raises StorageFailed where the disk refuses; `close` may be called twice.
+
+    abandon: the run failed, leave nothing half-written.
+    """
 
     def write(self, shown: AlignedFrame, rgb: PixelArray) -> None: ...
 
     def close(self) -> OutputSummary: ...
+
+    def abandon(self) -> None: ...

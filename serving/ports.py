@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from serving.types import Array, EngineInfo, TensorSpec
+from serving.types import Array, Detections, EngineInfo, TensorSpec
 
 
 @runtime_checkable
@@ -87,3 +87,11 @@ class ModelSignature:
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+
+class Tracker(Protocol):
+    """Gives boxes of successive frames track ids. One tracker serves one timeline of one pipeline."""
+
+    def update(self, detections: Detections, pts_ns: int) -> Detections:
+        """The same boxes in the same order with tracker_id (-1: no confirmed track); pts_ns must rise."""
+        ...

@@ -1,0 +1,76 @@
+"""What a shown frame looks like: boxes by origin, trails by track, the best classes, and a banner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from serving.draw import Trails, annotate, name_of
+from serving.frames import AlignedFrame, Overlay
+from serving.types import Classification, Detections, PixelArray
+
+NS_PER_S = 1_000_000_000
+Draw = Callable[[AlignedFrame, PixelArray, str], PixelArray]  # the frame, its picture, a note for the banner
+
+
+@dataclass(slots=True)
+class Drawing:
+    """Draws the frames of one source. threshold: boxes below it are not drawn; records keep them."""
+
+    labels: Mapping[str, Sequence[str]]
+    threshold: float = 0.2
+    _trails: dict[str, Trails] = field(default_factory=dict)
+    _epoch: int = 0
+
+    def __call__(self, shown: AlignedFrame, rgb: PixelArray, note: str) -> PixelArray:
+        """A copy of the picture (RGB uint8 [h, w, 3]) with everything on it."""
+        if shown.frame.epoch != self._epoch:
+            self._epoch = shown.frame.epoch
+            self._trails.clear()
+        banner = self._banner(shown, note)
+        for place, overlay in enumerate(shown.overlays):
+            boxes, origin = _above(overlay, self.threshold)
+            trails = self._trails.setdefault(overlay.pipeline, Trails())
+            trails.update(shown.frame.pts_ns, boxes)
+            rgb = annotate(
+                rgb,
+                boxes,
+                labels=self.labels.get(overlay.pipeline, ()),
+                origin=origin,
+                trails=trails,
+                banner=banner if place == len(shown.overlays) - 1 else "",
+            )
+        return rgb
+
+    def _banner(self, shown: AlignedFrame, note: str) -> str:
+        frame = shown.frame
+        epoch = f"  epoch {frame.epoch}" if frame.epoch > 1 else ""
+        lines = [f"{frame.source_id}  {_clock(frame.pts_ns)}{epoch}  frame {frame.frame_seq}  {note}".rstrip()]
+        for overlay in shown.overlays:
+            if overlay.missing and frame.analyse:
+                lines.append(f"missing: {overlay.pipeline} ({overlay.outcome.reason if overlay.outcome else 'late'})")
+            lines += self._classes(overlay)
+        return "\n".join(lines)
+
+    def _classes(self, overlay: Overlay) -> list[str]:
+        result = overlay.outcome.result if overlay.outcome else None
+        if result is None or not isinstance(result.result, Classification) or not len(result.result.class_id):
+            return []
+        found, labels = result.result, self.labels.get(overlay.pipeline, ())
+        return [f"{overlay.pipeline}: {name_of(int(found.class_id[0]), labels)} {float(found.score[0]):.2f}"]
+
+
+def _above(overlay: Overlay, threshold: float) -> tuple[Detections, PixelArray]:
+    boxes = overlay.boxes
+    keep = boxes.confidence >= threshold
+    if bool(np.all(keep)):
+        return boxes, overlay.origin
+    ids = None if boxes.tracker_id is None else boxes.tracker_id[keep]
+    return Detections(boxes.xyxy[keep], boxes.confidence[keep], boxes.class_id[keep], ids), overlay.origin[keep]
+
+
+def _clock(pts_ns: int) -> str:
+    ms = pts_ns // 1_000_000
+    return f"{ms // 60_000:02d}:{ms // 1000 % 60:02d}.{ms % 1000:03d}"

@@ -1,0 +1,234 @@
+"""Wiring of `lockstep run`: addresses, models, trackers and files become the parts that `run` is handed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TextIO
+
+import cv2
+
+from serving.adapters.trackers import TRACKERS
+from serving.adapters.video import AddressSource, HlsWriter, Mp4Writer, ReaderOptions
+from serving.adapters.video.address import path_of, scheme_of
+from serving.clock import NS_PER_MS
+from serving.config import child_environment
+from serving.errors import ParameterInvalid, StorageFailed
+from serving.frames import PictureCodec, SourceKind
+from serving.media import OutputStream, VideoWriter
+from serving.served_model import ServedModel
+from serving.streams.drawing import Drawing
+from serving.streams.ingest import ReconnectRules
+from serving.streams.jpeg import JpegCodec
+from serving.streams.lines import WebVtt, describe
+from serving.streams.run import OnProgress, RunSettings, run
+from serving.streams.sheet import ContactSheet
+from serving.streams.source_run import SourceJob
+from serving.streams.summary import RunSummary
+from serving.streams.worker import Pipeline, Region
+
+OpenModel = Callable[[str], ServedModel]
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """The options of `lockstep run`. With several sources, each output's name gets `-SOURCE_ID` before its suffix.
+
+    sources: addresses, or NAME=ADDRESS. output: .mp4, or a folder (or .m3u8 in one) for HLS. timeout_s: a live source
+    without a picture for so long ends. draw_threshold: boxes below it are not drawn; it removes nothing from results.
+    transport: "" or "jpeg" (pictures as the log carries them).
+    """
+
+    sources: tuple[str, ...]
+    models: tuple[str, ...]
+    track: str = ""
+    output: Path | None = None
+    results: Path | None = None
+    webvtt: Path | None = None
+    sheet: Path | None = None
+    every: int = 1
+    roi: str = ""
+    mask: Path | None = None
+    timeout_s: float | None = None
+    draw_threshold: float = 0.2
+    scenario: str = ""
+    delay_ms: int = 250
+    fill: bool = True
+    assume_fps: str = ""
+    threads: int = 1
+    transport: str = ""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checks: Sequence[tuple[str, bool, str]] = (
+            ("SOURCE", bool(self.sources), "at least one source"),
+            ("--model", bool(self.models), "at least one model"),
+            ("--track", self.track in ("", *TRACKERS), f"one of {', '.join(TRACKERS)}"),
+            ("--every", self.every >= 1, "1 or more"),
+            ("--draw-threshold", 0 <= self.draw_threshold <= 1, "0 to 1"),
+            ("--delay-ms", 0 <= self.delay_ms <= 60_000, "0 to 60000"),
+            ("--timeout", self.timeout_s is None or self.timeout_s > 0, "more than 0 seconds"),
+            ("--transport", self.transport in ("", "jpeg"), "jpeg, or nothing"),
+        )
+        for name, good, expected in checks:
+            if not good:
+                raise ParameterInvalid(f"{name}: expected {expected}")
+
+
+def run_streams(options: RunOptions, open_model: OpenModel, on_progress: OnProgress | None = None) -> RunSummary:
+    """Run what the options say. open_model: a certified model by name, loaded in this process."""
+    with ExitStack() as stack:
+        pipelines = [_pipeline(name, options, open_model, stack) for name in options.models]
+        jobs = _jobs(options, {p.name: p.labels for p in pipelines}, stack)
+        transport: PictureCodec | None = JpegCodec() if options.transport else None
+        summary = run(jobs, pipelines, _settings(options, jobs), transport=transport, on_progress=on_progress)
+        for job, name in zip(jobs, _names(options), strict=True):
+            if options.sheet is not None and job.sheet is not None:
+                job.sheet.save(_path_for(options.sheet, name, len(jobs)))
+        return summary
+
+
+def _settings(options: RunOptions, jobs: Sequence[SourceJob]) -> RunSettings:
+    live = any(job.source.kind is SourceKind.LIVE for job in jobs)
+    return RunSettings(
+        every=options.every,
+        delay_ns=options.delay_ms * NS_PER_MS,
+        fill=options.fill,
+        inference_timeout_s=8.0 if live else 30.0,
+        rules=ReconnectRules(lease_s=options.timeout_s),
+    )
+
+
+def _pipeline(name: str, options: RunOptions, open_model: OpenModel, stack: ExitStack) -> Pipeline:
+    model = open_model(name)
+    stack.callback(model.engine.close)
+    tracked = options.track and model.task.name in ("detection", "tracking", "face")
+    given = {**options.parameters, **({"scenario": options.scenario} if options.scenario else {})}
+    return Pipeline(
+        name=name,
+        model_version=model.bundle.version,
+        task=model.task.name,
+        infer=model.infer,
+        document=lambda result: model.task.to_document(result, model.bundle.labels),
+        labels=model.bundle.labels,
+        parameters=given,
+        new_tracker=TRACKERS[options.track] if tracked else None,
+        certificate_id=model.bundle.certificate_id,
+    )
+
+
+def _jobs(options: RunOptions, labels: Mapping[str, Sequence[str]], stack: ExitStack) -> list[SourceJob]:
+    region = _region(options)
+    reader = _reader_options(options)
+    jobs = []
+    for name, address in zip(_names(options), _addresses(options), strict=True):
+        source = AddressSource(name, address, reader)
+        webvtt = _open(options.webvtt, name, options, stack)
+        sinks = [WebVtt(webvtt)] if webvtt else []
+        for sink in sinks:
+            stack.callback(sink.close)
+        jobs.append(
+            SourceJob(
+                source=source,
+                shown_as=source.shown,
+                draw=Drawing(labels, options.draw_threshold),
+                make_writers=_writers(options, name, address),
+                results=_open(options.results, name, options, stack),
+                sinks=sinks,
+                sheet=ContactSheet() if options.sheet else None,
+                region=region,
+                mixed=options.output is not None,
+            )
+        )
+    return jobs
+
+
+def _writers(options: RunOptions, name: str, address: str) -> Callable[[OutputStream], list[VideoWriter]]:
+    if options.output is None:
+        return lambda stream: []
+    path = _path_for(options.output, name, len(options.sources))
+    hls = path.suffix == ".m3u8" or path.suffix == "" or path.is_dir()
+    folder = (path.parent if path.suffix == ".m3u8" else path) if hls else path.parent
+    _check_writable(folder if folder.exists() else folder.parent)
+    if hls:
+        return lambda stream: [HlsWriter(folder, stream, describe)]
+    sound = str(path_of(address)) if scheme_of(address) == "file" and path_of(address).is_file() else None
+    return lambda stream: [Mp4Writer(path, stream, sound_from=sound)]
+
+
+def _check_writable(folder: Path) -> None:
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise StorageFailed(
+            f"{folder}: not a folder that can be written to", hint="create it, or choose another output"
+        )
+
+
+def _reader_options(options: RunOptions) -> ReaderOptions:
+    base = ReaderOptions(secrets=child_environment(), threads=options.threads)
+    if options.assume_fps:
+        try:
+            base = replace(base, assume_fps=Fraction(options.assume_fps))
+        except (ValueError, ZeroDivisionError) as error:
+            raise ParameterInvalid(f"--assume-fps: expected 25 or 30000/1001, got {options.assume_fps!r}") from error
+    if options.timeout_s is not None:
+        open_s, read_s = (min(t, options.timeout_s) for t in (base.open_timeout_s, base.read_timeout_s))
+        base = replace(base, open_timeout_s=open_s, read_timeout_s=read_s)
+    return base
+
+
+def _region(options: RunOptions) -> Region:
+    if options.roi and not re.fullmatch(r"\d+,\d+,\d+,\d+", options.roi):
+        raise ParameterInvalid(f"--roi: expected x1,y1,x2,y2 in source pixels, got {options.roi!r}")
+    if options.mask is None:
+        return Region(options.roi)
+    mask = cv2.imread(str(options.mask), cv2.IMREAD_GRAYSCALE)
+    if mask is None:
+        raise ParameterInvalid(
+            f"--mask: {options.mask} is no picture; expected one of the source's size, black: unseen"
+        )
+    return Region(options.roi, mask > 127)
+
+
+def _addresses(options: RunOptions) -> list[str]:
+    return [_named(text)[1] for text in options.sources]
+
+
+def _names(options: RunOptions) -> list[str]:
+    """A name for each source: what stands before `=`, else from its path; unique."""
+    names: list[str] = []
+    for text in options.sources:
+        name = stem = _named(text)[0]
+        number = 2
+        while name in names:
+            name, number = f"{stem}-{number}", number + 1
+        names.append(name)
+    return names
+
+
+def _named(text: str) -> tuple[str, str]:
+    given = re.fullmatch(r"([A-Za-z][A-Za-z0-9_-]{0,63})=(.+)", text)
+    if given and not Path(text).exists():
+        return given[1], given[2]
+    tail = re.split(r"[?#]", text.rstrip("/"))[0].rpartition("/")[2]
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", tail.rpartition(".")[0] or tail).strip("-")
+    return (stem if re.match(r"[A-Za-z]", stem) else f"source-{stem}".rstrip("-"))[:64], text
+
+
+def _path_for(path: Path, name: str, sources: int) -> Path:
+    return path if sources == 1 else path.with_name(f"{path.stem}-{name}{path.suffix}")
+
+
+def _open(path: Path | None, name: str, options: RunOptions, stack: ExitStack) -> TextIO | None:
+    if path is None:
+        return None
+    try:
+        file = _path_for(path, name, len(options.sources)).open("w", encoding="utf-8")
+    except OSError as error:
+        raise StorageFailed(f"{path}: cannot be written: {error.strerror}") from error
+    stack.callback(file.close)
+    return file

@@ -1,0 +1,129 @@
+"""Mix role: frame records and postings of one source in, shown frames out to every output, an account of all of it.
+
+The mixer decides what is shown when, the accountant what is recorded; this stage draws, writes and counts. It reads no
+clock: the time is handed in.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Protocol
+
+from serving.align import Accountant, Mixer
+from serving.frames import AlignedFrame, Frame, FrameRecord, Origin, Posting
+from serving.media import OutputStream, OutputSummary, VideoWriter
+from serving.streams.drawing import Draw
+from serving.streams.lines import ResultLines
+from serving.streams.sheet import ContactSheet
+from serving.types import PixelArray
+
+MakeWriters = Callable[[OutputStream], Sequence[VideoWriter]]
+
+
+class ShownSink(Protocol):
+    """Takes every shown frame without its picture (WebVTT, a side channel, a test)."""
+
+    def write(self, shown: AlignedFrame) -> None: ...
+
+
+@dataclass(slots=True)
+class MixCounters:
+    """What was shown. boxes: drawn or not, by origin; missing: frames shown without a pipeline's result."""
+
+    frames: int = 0
+    boxes: Counter[str] = field(default_factory=Counter)
+    with_boxes: int = 0
+    missing: Counter[str] = field(default_factory=Counter)
+    latency_ns: deque[int] = field(default_factory=lambda: deque(maxlen=4096))  # release - arrival, newest frames
+
+
+@dataclass(slots=True)
+class MixRole:
+    """One source. `make_writers` is called at the first shown frame, when its size and time base are known."""
+
+    mixer: Mixer
+    accountant: Accountant
+    lines: ResultLines
+    draw: Draw
+    make_writers: MakeWriters
+    sinks: Sequence[ShownSink] = ()
+    sheet: ContactSheet | None = None
+    average_rate: Fraction | None = None
+    counters: MixCounters = field(default_factory=MixCounters)
+    _writers: Sequence[VideoWriter] | None = None
+
+    def frame(self, record: FrameRecord, now_ns: int) -> None:
+        """A record of `frames`; a file's only while not `mixer.full`."""
+        self.lines.frame(record)
+        self.lines.outcomes(self.accountant.frame(record, now_ns))
+        self._show(self.mixer.frame(record, now_ns))
+
+    def post(self, posting: Posting, now_ns: int) -> None:
+        """A record of `results`."""
+        self.mixer.post(posting, now_ns)
+        self.lines.outcomes(self.accountant.post(posting, now_ns))
+
+    def poll(self, now_ns: int) -> None:
+        """Show what is due, close what is due."""
+        self._show(self.mixer.poll(now_ns))
+
+    def tick(self, now_ns: int) -> None:
+        """Once a second or so: live sources close their keys by time."""
+        self.lines.outcomes(self.accountant.tick(now_ns))
+
+    def finish(self) -> list[OutputSummary]:
+        """The input ended, every stage has answered, `mixer.held` is 0: close all keys and outputs."""
+        self.lines.outcomes(self.accountant.finish(self.mixer.source_id))
+        return [writer.close() for writer in self._writers or ()]
+
+    def abandon(self) -> None:
+        """The run failed: leave nothing half-written."""
+        for writer in self._writers or ():
+            writer.abandon()
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _show(self, frames: Sequence[AlignedFrame]) -> None:
+        for shown in frames:
+            self._count(shown)
+            for sink in self.sinks:
+                sink.write(shown)
+            if shown.frame.picture is not None:
+                self._write(shown, shown.frame)
+
+    def _write(self, shown: AlignedFrame, frame: Frame) -> None:
+        assert frame.picture is not None
+        if self._writers is not None and not self._writers and self.sheet is None:
+            return
+        rgb = frame.picture.rgb()
+        if self._writers is None:
+            self._writers = self.make_writers(self._stream(frame, rgb))
+        drawn = self.draw(shown, rgb, self._note(shown))
+        for writer in self._writers:
+            writer.write(shown, drawn)
+        if self.sheet is not None:
+            self.sheet.add(drawn)
+
+    def _note(self, shown: AlignedFrame) -> str:
+        """The balance of the account at this moment, for the banner."""
+        total = self.accountant.total(self.mixer.source_id, shown.frame.pipelines[0])
+        open_keys = f" + {total.in_flight} open" if total.in_flight else ""
+        return f"{total.accepted} = {total.results} results + {total.dropped} dropped + {total.dead} dead{open_keys}"
+
+    def _stream(self, frame: Frame, rgb: PixelArray) -> OutputStream:
+        return OutputStream(rgb.shape[1], rgb.shape[0], frame.time_base, frame.pts, self.average_rate)
+
+    def _count(self, shown: AlignedFrame) -> None:
+        counters = self.counters
+        counters.frames += 1
+        counters.latency_ns.append(shown.released_mono_ns - shown.frame.arrival_mono_ns)
+        boxes = 0
+        for overlay in shown.overlays:
+            boxes += len(overlay.boxes)
+            for value in overlay.origin.tolist():
+                counters.boxes[Origin(value).name.lower()] += 1
+            counters.missing[overlay.pipeline] += overlay.missing and shown.frame.analyse
+        counters.with_boxes += boxes > 0

@@ -1,0 +1,225 @@
+"""`lockstep run`: the stages of a stream in one process, over a log in memory.
+
+    ingest (a thread a source) -> frames -> worker (one thread, sources in turn) -> results -> mixer (a thread a source)
+
+The stages are those of the distributed roles. Files wait for each other and lose nothing; live sources shed by age.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from serving.align import FairQueue
+from serving.clock import NS_PER_S, Clock, SystemClock
+from serving.frames import DeadReason, DropReason, Frame, Outcome, PictureCodec, Posting
+from serving.streams.ingest import ReconnectRules
+from serving.streams.source_run import SourceJob, SourceRun
+from serving.streams.summary import RunSummary, SourceSummary
+from serving.streams.worker import Pipeline, Worker
+
+OnProgress = Callable[[Sequence[SourceSummary]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """every: analyse each n-th frame. delay_ns: D of live sources. lateness_ns: L. fill: draw boxes between results.
+
+    high_threshold: score from which a track is drawn at once. inference_timeout_s: one call longer than this ends the
+    worker: its frame is dead_letter(poison), later ones dropped(model_unavailable).
+    """
+
+    every: int = 1
+    delay_ns: int = NS_PER_S // 4
+    lateness_ns: int = 2 * NS_PER_S
+    max_fps: int = 60
+    high_threshold: float = 0.6
+    fill: bool = True
+    inference_timeout_s: float = 30.0
+    rules: ReconnectRules = field(default_factory=ReconnectRules)
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.delay_ns < 0 or self.max_fps < 1 or self.inference_timeout_s <= 0:
+            raise ValueError(
+                f"RunSettings: expected every >= 1, delay_ns >= 0, max_fps >= 1, a timeout > 0, got {self}"
+            )
+
+
+class Hub:
+    """What the threads share. `changed` guards the queue, every source's inboxes, and the flags below."""
+
+    def __init__(
+        self,
+        jobs: Sequence[SourceJob],
+        pipelines: Sequence[Pipeline],
+        settings: RunSettings,
+        clock: Clock,
+        transport: PictureCodec | None,
+    ) -> None:
+        names = [job.source.source_id for job in jobs]
+        if len(set(names)) < len(names) or not jobs or not pipelines:
+            raise ValueError(f"run: expected sources of different names and at least one model, got {names}")
+        self.settings, self.clock = settings, clock
+        self.pipelines = {pipeline.name: pipeline for pipeline in pipelines}
+        self.changed = threading.Condition()
+        self.queue = FairQueue()
+        self.stopping = False
+        self.failure: BaseException | None = None
+        self._stop = threading.Event()
+        self._busy: tuple[int, Frame] | None = None
+        self._generation = 0
+        self._ticked_ns: dict[str, int] = {}
+        self.worker = Worker(pipelines, {j.source.source_id: j.region for j in jobs}, transport)
+        self.sources = {job.source.source_id: SourceRun(job, self) for job in jobs}
+
+    # -- what the sources call --------------------------------------------------------------------------------------
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep; True when the run is to end."""
+        return self._stop.wait(seconds)
+
+    def drop(self, frame: Frame, reason: DropReason) -> None:
+        """A frame that waited for inference had to go. Called with `changed` held."""
+        self._deliver(
+            frame, [Posting(frame.ledger_key(p), frame.pts_ns, Outcome.dropped(reason)) for p in frame.pipelines]
+        )
+
+    def given_up(self, frame: Frame) -> list[Posting]:
+        """Outcomes of a frame that came while the run was ending."""
+        if not frame.analyse:
+            return []
+        outcome = Outcome.dropped(DropReason.OVERLOAD)
+        return [Posting(frame.ledger_key(p), frame.pts_ns, outcome) for p in frame.pipelines]
+
+    def beat(self, source: SourceRun) -> None:
+        """Called by a mix thread after every step: once a second its keys are closed by time."""
+        now_ns = self.clock.monotonic_ns()
+        if source.role is not None and now_ns - self._ticked_ns.get(source.source_id, 0) > NS_PER_S:
+            self._ticked_ns[source.source_id] = now_ns
+            source.role.tick(now_ns)
+
+    # -- the worker thread ------------------------------------------------------------------------------------------
+
+    def work(self, generation: int) -> None:
+        """Analyse frames, sources in turn, until all sources are read and nothing waits."""
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: len(self.queue) > 0 or self._all_done(), timeout=0.5)
+                if generation != self._generation or self._all_done():
+                    return
+                now_ns = self.clock.monotonic_ns()
+                frame, shed = self.queue.take(now_ns)
+                for old, reason in shed:
+                    self.drop(old, reason)
+                self._busy = (now_ns, frame) if frame is not None else None
+                self.changed.notify_all()
+            if frame is None:
+                continue
+            postings = self.worker.analyse(frame)
+            with self.changed:
+                if generation != self._generation:
+                    return
+                self._busy = None
+                self._deliver(frame, postings)
+
+    def watch(self) -> None:
+        """Called now and then: a call that hangs ends the worker, not the run."""
+        with self.changed:
+            if self._busy is not None:
+                since_ns, frame = self._busy
+                if self.clock.monotonic_ns() - since_ns <= self.settings.inference_timeout_s * NS_PER_S:
+                    return
+                self._generation += 1
+                self._busy = None
+                poison = Outcome.dead_letter(DeadReason.POISON)
+                self._deliver(frame, [Posting(frame.ledger_key(p), frame.pts_ns, poison) for p in frame.pipelines])
+            if self._generation:
+                while (waiting := self.queue.take(self.clock.monotonic_ns())[0]) is not None:
+                    self.drop(waiting, DropReason.MODEL_UNAVAILABLE)
+
+    def _deliver(self, frame: Frame, postings: list[Posting]) -> None:
+        source = self.sources[frame.source_id]
+        source.postings += postings
+        source.outstanding -= 1
+        self.changed.notify_all()
+
+    def _all_done(self) -> bool:
+        return all(source.done or (source.read_to_end and not source.outstanding) for source in self.sources.values())
+
+    # -- the main thread --------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """End every source at its present read; what waits is given up, outputs are closed."""
+        self._stop.set()
+        for source in self.sources.values():
+            source.stage.stop()
+        with self.changed:
+            self.stopping = True
+            self.changed.notify_all()
+
+    def guarded(self, work: Callable[[], None]) -> Callable[[], None]:
+        """A thread's body: what it raises ends the run and is raised again there."""
+
+        def body() -> None:
+            try:
+                work()
+            except BaseException as error:  # noqa: BLE001 - handed to the main thread, which raises it
+                with self.changed:
+                    self.failure = self.failure or error
+                self.stop()
+
+        return body
+
+
+def run(
+    jobs: Sequence[SourceJob],
+    pipelines: Sequence[Pipeline],
+    settings: RunSettings | None = None,
+    *,
+    clock: Clock | None = None,
+    transport: PictureCodec | None = None,
+    on_progress: OnProgress | None = None,
+) -> RunSummary:
+    """Run until the last source has ended, or until KeyboardInterrupt, which ends all of them in good order.
+
+    Raises StorageFailed where an output cannot be written; source errors are in the summary.
+    """
+    hub = Hub(jobs, pipelines, settings or RunSettings(), clock or SystemClock(), transport)
+    started_ns = hub.clock.monotonic_ns()
+    threads = _threads(hub)
+    for thread in threads:
+        thread.start()
+    stopped = False
+    while True:
+        try:
+            _supervise(hub, on_progress)
+            break
+        except KeyboardInterrupt:
+            stopped = True
+            hub.stop()
+    for thread in threads:
+        thread.join(timeout=None if thread.name != "worker" else 2 * hub.settings.inference_timeout_s)
+    if hub.failure is not None:
+        raise hub.failure
+    seconds = (hub.clock.monotonic_ns() - started_ns) / NS_PER_S
+    return RunSummary(tuple(source.summary() for source in hub.sources.values()), seconds, stopped)
+
+
+def _threads(hub: Hub) -> list[threading.Thread]:
+    threads = []
+    for source in hub.sources.values():
+        for name, work in (("ingest", source.ingest), ("mix", source.mix)):
+            threads.append(threading.Thread(target=hub.guarded(work), name=f"{name} {source.source_id}", daemon=True))
+    worker = threading.Thread(target=hub.guarded(lambda: hub.work(0)), name="worker", daemon=True)
+    return [*threads, worker]
+
+
+def _supervise(hub: Hub, on_progress: OnProgress | None) -> None:
+    while True:
+        with hub.changed:
+            if hub.changed.wait_for(lambda: all(s.done for s in hub.sources.values()) or hub.failure, timeout=0.5):
+                return
+        hub.watch()
+        if on_progress is not None:
+            on_progress([source.summary() for source in hub.sources.values()])

@@ -1,0 +1,118 @@
+"""Live sources: paced, interrupted, silent, and mixed with others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import pytest
+from conftest import box_of, level_model, pipeline, run_one  # type: ignore[import-not-found]
+
+from serving.adapters.trackers import ByteTrack
+from serving.errors import ServingError, SourceInvalid, SourceStalled, SourceUnreachable
+from serving.frames import Origin
+from serving.streams.ingest import ReconnectRules
+from serving.streams.run import RunSettings
+from serving.testing.list_source import Connection, ListSource, steady
+from serving.types import InferRequest, InferResponse
+
+QUICK = RunSettings(rules=ReconnectRules(first_s=0.02, most_s=0.05, lease_s=0.4))
+
+
+def measured_on_own_frames(shown: Sequence[object]) -> bool:
+    seen = 0
+    for frame in shown:
+        level = float(frame.frame.picture.rgb().mean())  # type: ignore[attr-defined]
+        for overlay in frame.overlays:  # type: ignore[attr-defined]
+            for box, origin in zip(overlay.boxes.xyxy.tolist(), overlay.origin.tolist(), strict=True):
+                if origin == Origin.MEASURED.value:
+                    seen += 1
+                    if abs(box[0] - box_of(level)[0]) > 0.3:
+                        return False
+    return seen > 0
+
+
+def test_a_live_source_is_shown_at_a_constant_delay_and_ends_by_its_lease() -> None:
+    source = ListSource("cam", [Connection(steady(60, level=lambda n: 3 * n), silent_s=0.1)], pace_s=1 / 30)
+    ran = run_one(source, settings=QUICK)
+    assert ran.summary.ok and ran.source.balances["level"].accepted == 60 and len(ran.shown) == 60
+    assert measured_on_own_frames(ran.shown)
+    lateness = [s.released_mono_ns - s.deadline_mono_ns for s in ran.shown if s.deadline_mono_ns]
+    assert min(lateness) >= 0 and sorted(lateness)[len(lateness) // 2] < 40e6
+    assert len(ran.lines) == 60
+
+
+def test_a_reconnect_is_one_epoch_more_and_no_box_crosses() -> None:
+    first = steady(20, level=lambda n: 2 * n)
+    again = steady(20, level=lambda n: 100 + 2 * n)
+    broken = Connection(first, end=SourceUnreachable("gone"), silent_s=0.1)
+    source = ListSource("cam", [broken, Connection(refuse=SourceUnreachable("no")), Connection(again)], pace_s=0.03)
+    ran = run_one(source, [pipeline(new_tracker=lambda: ByteTrack())], QUICK)
+    assert ran.source.epochs == 2 and ran.source.balances["level"].accepted == 40 and ran.summary.ok
+    assert measured_on_own_frames(ran.shown)
+    assert [s.frame.epoch for s in ran.shown] == [1] * 20 + [2] * 20
+    assert [s.discontinuity for s in ran.shown].count(True) == 1
+    outs = [s.out_pts_ns for s in ran.shown]
+    assert outs == sorted(set(outs))
+    for shown in ran.shown:
+        low = float(shown.frame.picture.rgb().mean()) < 90
+        assert all((box[0] < 25) == low for box in shown.overlays[0].boxes.xyxy.tolist())
+
+
+@pytest.mark.parametrize(
+    "connections",
+    [
+        [Connection(refuse=SourceUnreachable("nobody"))] * 50,
+        [Connection(end=SourceStalled("silent"), silent_s=0.2)] * 10,
+        [Connection(end=SourceInvalid("garbage"))] * 50,
+    ],
+    ids=["never_connects", "connects_and_stays_silent", "sends_garbage"],
+)
+def test_a_source_without_pictures_ends_by_its_lease(connections: list[Connection]) -> None:
+    started = time.monotonic()
+    ran = run_one(ListSource("cam", connections), settings=QUICK)
+    assert time.monotonic() - started < 5
+    assert not ran.summary.ok and ran.source.error_code.startswith("source_") and ran.lines == []
+
+
+def test_a_slow_model_sheds_by_age_and_everything_is_accounted_for() -> None:
+    def slow(requests: Sequence[InferRequest]) -> list[InferResponse | ServingError]:
+        time.sleep(0.12)
+        return level_model(requests)
+
+    source = ListSource("cam", [Connection(steady(60, level=lambda n: 3 * n))], pace_s=1 / 30)
+    ran = run_one(source, [pipeline(infer=slow)], QUICK)
+    balance = ran.source.balances["level"]
+    assert ran.summary.ok and balance.accepted == 60 == balance.results + balance.dropped
+    assert {"stale"} <= set(dict(balance.reasons)) <= {"stale", "overload"} and balance.results >= 8
+    assert len(ran.shown) == 60 and measured_on_own_frames(ran.shown)
+
+
+def test_stamps_hours_away_and_a_restart_at_zero() -> None:
+    pictures = steady(60, level=lambda n: 3 * n)
+    pictures[20] = (pictures[20][0] + 10 * 3600 * 90_000, pictures[20][1])
+    restart = steady(30, level=lambda n: 3 * n)
+    source = ListSource("cam", [Connection([*[(p + 90_000_000, r) for p, r in pictures], *restart])], pace_s=0.02)
+    ran = run_one(source, settings=QUICK)
+    balance = ran.source.balances["level"]
+    assert ran.source.epochs == 2 and dict(balance.reasons).get("bad_pts") == 1 and ran.summary.ok
+    assert measured_on_own_frames(ran.shown)
+
+
+def test_a_thousand_pictures_a_second_are_shed_at_ingest() -> None:
+    source = ListSource("cam", [Connection(steady(400, step=90, level=lambda n: n % 200))], pace_s=0.001)
+    ran = run_one(source, settings=QUICK)
+    balance = ran.source.balances["level"]
+    assert ran.summary.ok and balance.accepted == 400 and dict(balance.reasons)["overload"] > 200
+
+
+def test_one_silent_source_costs_the_others_nothing() -> None:
+    from serving.streams.drawing import Drawing
+    from serving.streams.run import run
+    from serving.streams.source_run import SourceJob
+
+    good = ListSource("good", [Connection(steady(40, level=lambda n: 3 * n))], pace_s=1 / 30)
+    bad = ListSource("bad", [Connection(end=SourceStalled("silent"), silent_s=0.3)] * 20)
+    jobs = [SourceJob(source, Drawing({}), lambda stream: []) for source in (bad, good)]
+    silent, healthy = run(jobs, [pipeline()], QUICK).sources
+    assert healthy.ok and healthy.balances["level"].results >= 39 and silent.error_code == "source_stalled"
