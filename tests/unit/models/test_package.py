@@ -88,20 +88,30 @@ def test_npm_archive_has_its_prefix_cut(tmp_path: Path) -> None:
     assert got.path("LICENSE").read_bytes() == b"MIT"
 
 
-def test_debian_archive_is_read_without_unpacking_the_rest(tmp_path: Path) -> None:
-    dpkg = Clients.found().dpkg_deb
-    if not dpkg:
-        pytest.skip("skipped: dpkg-deb: a Debian-like machine")
-    tree = tmp_path / "tree"
+def debian_archive(folder: Path, dpkg: tuple[str, ...]) -> bytes:
+    tree, built = folder / "tree", folder / "net.deb"
     for name, data in {**CONTENT, "other.html": b"x"}.items():
         (tree / "usr/share/net" / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / "usr/share/net" / name).write_bytes(data)
     (tree / "DEBIAN").mkdir()
     control = "Package: net-weights\nVersion: 1.0\nArchitecture: all\nMaintainer: a <a@b.invalid>\nDescription: d\n"
     (tree / "DEBIAN/control").write_text(control, "utf-8")
-    built = tmp_path / "net.deb"
     subprocess.run([*dpkg, "--build", "--root-owner-group", str(tree), str(built)], check=True, capture_output=True)
-    clients = Clients(apt_get=client_that_brings(tmp_path, built.read_bytes(), "net.deb"), dpkg_deb=dpkg)
+    return built.read_bytes()
+
+
+@pytest.mark.needs("opencv-doc")
+@pytest.mark.parametrize("works", ["at once", "with lists of its own", "in another version"])
+def test_debian_archive_is_read_without_unpacking_the_rest(tmp_path: Path, works: str) -> None:
+    dpkg = Clients.found().dpkg_deb
+    bring = client_that_brings(tmp_path, debian_archive(tmp_path, dpkg), "net.deb")[1]
+    refuse = {
+        "at once": "False",
+        "with lists of its own": "not any('Lists' in word for word in sys.argv) or 'update' in sys.argv",
+        "in another version": "'net-weights' not in sys.argv",
+    }[works]
+    body = f"if {refuse}: sys.exit(100)\nexec(pathlib.Path({bring!r}).read_text())"
+    clients = Clients(apt_get=script(tmp_path, "apt", body), dpkg_deb=dpkg)
     wanted = replace(package(b"", "debian", "usr/share/net/"), archive_sha256="")
     got = fetch(wanted, tmp_path / "cache", quiet, clients)
     assert sorted(p.name for p in got.folder.rglob("*") if p.is_file()) == ["LICENSE", "net.bin"]
