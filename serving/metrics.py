@@ -129,6 +129,10 @@ class Metrics:
         metric = self._metrics[name]
         (metric.labels(**labels) if labels else metric).set(value)  # type: ignore[union-attr]
 
+    def prepare(self, name: str, **labels: str) -> None:
+        """Make a series at 0, so that it is there before anything happens (and no stranger makes it appear)."""
+        self._metrics[name].labels(**labels)
+
     def exposition(self, multiprocess_dir: Path | None = None) -> bytes:
         """Prometheus text format: of this process, or of all processes that share `multiprocess_dir`."""
         if multiprocess_dir is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.config import Settings
-from serving.gateway import routes_health, routes_infer, routes_models, schemas
+from serving.gateway import routes_health, routes_infer, routes_models, routes_v2, schemas
 from serving.gateway.catalogue import Catalogue
 from serving.gateway.context import Context
 from serving.gateway.edge import Edge
 from serving.gateway.readiness import CanaryCheck
-from serving.metrics import Metrics
+from serving.gateway.routing import DirectRoute
+from serving.metrics import OTHER, Metrics
 from serving.ports import InferenceServer
 
 
@@ -46,11 +47,20 @@ def create_app(
     app.state.context = context
     document: dict[str, Any] = schemas.openapi(catalogue)
     app.openapi = lambda: document  # type: ignore[method-assign]
-    for routes in (routes_infer, routes_models, routes_health):
+    for routes in (routes_infer, routes_models, routes_v2, routes_health):
         routes.register(app)
+    _prepare(context.metrics, [route.path for route in app.router.routes if isinstance(route, DirectRoute)], catalogue)
     app.add_exception_handler(HTTPException, _to_the_edge)
     app.add_middleware(Edge, context=context)
     return app
+
+
+def _prepare(metrics: Metrics, templates: Sequence[str], catalogue: Catalogue) -> None:
+    for template in {*templates, OTHER}:
+        metrics.prepare("lockstep_http_request_seconds", route=template)
+    for bundle in catalogue:
+        metrics.prepare("lockstep_inference_server_seconds", model=bundle.name)
+        metrics.prepare("lockstep_inference_requests_total", model=bundle.name, outcome="ok")
 
 
 @asynccontextmanager

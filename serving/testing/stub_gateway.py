@@ -6,7 +6,6 @@ Prints the address when it listens. `--delay S` makes each inference take that l
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from serving.gateway.main import serve
 from serving.testing.stub_bundles import stub_bundles, stub_canaries
 
 if TYPE_CHECKING:
-    from serving.ports import InferenceServer, ServerRequest
+    from serving.ports import InferenceServer
 
 
 def main() -> None:
@@ -35,15 +34,9 @@ def main() -> None:
 
 
 def _server(bundles: Mapping[str, ModelBundle], delay: float) -> InferenceServer:
-    from serving.gateway.catalogue import Catalogue
     from serving.testing.stub_server import StubServer
 
-    async def wait(request: ServerRequest) -> None:
-        await asyncio.sleep(delay)
-
-    server = StubServer(Catalogue(bundles))
-    server.hook = wait if delay else server.hook
-    return server
+    return StubServer(bundles, delay)
 
 
 def _announce(host: str, port: int) -> None:

@@ -1,42 +1,49 @@
-"""An inference server without Triton: for tests of what stands before it."""
+"""A FakeTriton that serves the stub bundles: the answers that such models would give, without looking at a picture."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import cv2
 import numpy as np
 import orjson
 
-from serving.errors import NotFound
-from serving.gateway.catalogue import Catalogue
+from serving.bundle import ModelBundle
 from serving.gateway.readiness import REQUEST_ID
-from serving.ports import ServerModel, ServerReply, ServerRequest
-from serving.types import Array
+from serving.ports import ServerRequest
+from serving.tasks import task_named
+from serving.testing.fake_triton import FakeModel, FakeTriton
+from serving.types import Array, Classification, Detections, Embedding, TaskResult, TensorSpec
 
 PICTURE: bytes = cv2.imencode(".png", np.arange(96 * 96 * 3, dtype=np.uint8).reshape(96, 96, 3))[1].tobytes()
+_PICTURES = (TensorSpec("image", "UINT8", (-1,)), TensorSpec("frame", "UINT8", (-1, -1, 3)))
+_RESULT = TensorSpec("result", "UINT8", (-1,))
+
+Hook = Callable[[ServerRequest], Mapping[str, Array] | None]
 
 
-class StubServer:
-    """Keeps what it was asked; `hook(request)` may raise, wait or answer in its place."""
+def _nothing(request: ServerRequest) -> None:
+    return None
 
-    def __init__(self, catalogue: Catalogue) -> None:
-        self.catalogue = catalogue
-        self.requests: list[ServerRequest] = []
-        self.hook: Callable[[ServerRequest], Any] = lambda request: None
-        self.score = 0.9
+
+class StubServer(FakeTriton):
+    """`hook` sees every request but canaries, `canary_hook` those; either may raise, or answer in the model's place."""
+
+    def __init__(self, bundles: Mapping[str, ModelBundle], seconds: float = 0.0) -> None:
+        self.bundles = bundles
+        self.hook: Hook = _nothing
+        self.canary_hook: Hook = _nothing
+        super().__init__([self._model(bundle, seconds) for bundle in bundles.values()])
+
+    @property
+    def asked(self) -> list[ServerRequest]:
+        """The requests that came, without canaries."""
+        return [request for request in self.requests if request.request_id != REQUEST_ID]
 
     def document(self, name: str) -> dict[str, Any]:
-        bundle = self.catalogue.get(name)
-        row = {"class_id": 1, "label": "one", "score": self.score}
-        box = {"xyxy": [1.0, 2.0, 30.0, 40.0], "confidence": 0.9, "class_id": 0, "label": "zero", "origin": "measured"}
-        fields: dict[str, dict[str, Any]] = {
-            "classification": {"classes": [row]},
-            "detection": {"detections": [box]},
-            "embedding": {"embedding": [0.6, 0.8]},
-        }
+        """The result document of a model."""
+        bundle = self.bundles[name]
         return {
             "schema": 1,
             "model": name,
@@ -44,60 +51,38 @@ class StubServer:
             "certificate_id": bundle.certificate_id,
             "task": bundle.spec.task,
             "image": {"width": 96, "height": 96},
-            **fields[bundle.spec.task],
+            **task_named(bundle.spec.task).to_document(_result(bundle), bundle.labels),
             "timings_ms": {"decode": 1.5, "preprocess": 0.25, "infer": 2.0, "postprocess": 0.125},
         }
 
-    async def infer(self, request: ServerRequest, timeout_s: float) -> ServerReply:
-        if request.request_id != REQUEST_ID:
-            self.requests.append(request)
-            answer = self.hook(request)
-            if asyncio.iscoroutine(answer):
-                answer = await answer
-            if answer is not None:
-                assert isinstance(answer, ServerReply)
-                return answer
-        if request.model_name == "adder":
-            return ServerReply("adder", "1", {"y": np.asarray(request.tensors[0].array, np.float32) + 1})
-        result = np.frombuffer(orjson.dumps(self.document(request.model_name)), np.uint8).reshape(1, -1)
-        tensors: dict[str, Array] = {
-            "result": result,
-            "class_id": np.array([[1]], np.int32),
-            "score": np.array([[self.score]], np.float32),
-        }
-        wanted = request.outputs or tuple(tensors)
-        return ServerReply(request.model_name, "1", {n: tensors[n] for n in wanted})
+    def _model(self, bundle: ModelBundle, seconds: float) -> FakeModel:
+        raw = bundle.spec.task == "raw"
+        inputs = [TensorSpec(t.name, t.datatype, t.shape) for t in bundle.spec.inputs] if raw else _PICTURES
+        outputs = (
+            [TensorSpec("y", "FP32", (4,))] if raw else [*task_named(bundle.spec.task).outputs(bundle.spec), _RESULT]
+        )
+        return FakeModel(
+            bundle.name, self._compute, inputs, outputs, str(bundle.version), optional=not raw, seconds=seconds
+        )
 
-    async def live(self, timeout_s: float) -> bool:
-        return True
+    def _compute(self, request: ServerRequest) -> Mapping[str, Array]:
+        hook = self.canary_hook if request.request_id == REQUEST_ID else self.hook
+        answer = hook(request)
+        if answer is not None:
+            return answer
+        bundle = self.bundles[request.model_name]
+        if bundle.spec.task == "raw":
+            return {"y": np.asarray(request.tensors[0].array, np.float32) + 1}
+        typed = task_named(bundle.spec.task).to_tensors(_result(bundle), bundle.spec)
+        typed = {"result": np.frombuffer(orjson.dumps(self.document(request.model_name)), np.uint8), **typed}
+        rows = len(request.tensors[0].array)
+        return {name: np.stack([array] * rows) for name, array in typed.items()}
 
-    async def models(self, timeout_s: float) -> Sequence[ServerModel]:
-        return [ServerModel(b.name, str(b.version), True) for b in self.catalogue]
 
-    async def metadata(self, model_name: str, timeout_s: float) -> Mapping[str, Any]:
-        if model_name not in self.catalogue.bundles:
-            raise NotFound(f"no model {model_name}")
-        if model_name == "adder":
-            tensors = (
-                [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}],
-                [{"name": "y", "datatype": "FP32", "shape": [-1, 4]}],
-            )
-        else:
-            tensors = (
-                [{"name": "image", "datatype": "UINT8", "shape": [-1, -1]}],
-                [
-                    {"name": "class_id", "datatype": "INT32", "shape": [-1, -1]},
-                    {"name": "score", "datatype": "FP32", "shape": [-1, -1]},
-                    {"name": "result", "datatype": "UINT8", "shape": [-1, -1]},
-                ],
-            )
-        return {
-            "name": model_name,
-            "versions": ["1"],
-            "platform": "python",
-            "inputs": tensors[0],
-            "outputs": tensors[1],
-        }
-
-    async def close(self) -> None:
-        return None
+def _result(bundle: ModelBundle) -> TaskResult:
+    if bundle.spec.task == "classification":
+        return Classification(np.array([1]), np.array([0.9], np.float32))
+    if bundle.spec.task == "embedding":
+        return Embedding(np.array([0.6, 0.8], np.float32))
+    box = np.array([[1, 2, 30, 40]], np.float32)
+    return Detections(box, np.array([0.9], np.float32), np.array([0]))

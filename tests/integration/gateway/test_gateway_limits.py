@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from gateway_process import problem_of, read_all
+
+from serving.testing.gateway_process import problem_of, read_all
 
 HEAD = b"POST /v1/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
 

@@ -24,7 +24,7 @@ def catalogue(tmp_path: Path) -> Catalogue:
 @pytest.fixture
 def server(catalogue: Catalogue) -> StubServer:
     """The server behind the gateway."""
-    return StubServer(catalogue)
+    return StubServer(catalogue.bundles)
 
 
 @pytest.fixture

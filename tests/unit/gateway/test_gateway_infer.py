@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from serving.errors import ImageInvalid, ServingError, subclasses_by_code
 from serving.gateway.errors import TABLE
-from serving.ports import ServerReply, ServerRequest
+from serving.ports import ServerRequest
 from serving.testing.stub_server import PICTURE, StubServer
 
 DIGITS, PERSONS = "/v1/models/digits/infer", "/v1/models/persons/infer"
@@ -22,8 +22,8 @@ PNG = {"content-type": "image/png"}
 
 def sent(server: StubServer) -> ServerRequest:
     """The one request that reached the server."""
-    assert len(server.requests) == 1
-    return server.requests[0]
+    assert len(server.asked) == 1
+    return server.asked[0]
 
 
 def b64(data: bytes) -> str:
@@ -82,7 +82,7 @@ def test_query_parameters_are_checked_and_carried(client: TestClient, server: St
 def test_bad_parameters_name_what_is_wrong(client: TestClient, server: StubServer, query: str, says: str) -> None:
     body = assert_problem(client.post(f"{DIGITS}?{query}", content=PICTURE, headers=PNG), 422, "parameter_invalid")
     assert says in body["detail"]
-    assert not server.requests
+    assert not server.asked
 
 
 def test_an_unknown_scenario_lists_the_known_ones(client: TestClient) -> None:
@@ -121,7 +121,7 @@ def test_json_with_base64(client: TestClient, server: StubServer) -> None:
 def test_bad_json(client: TestClient, server: StubServer, body: bytes, code: str) -> None:
     status = {"body_invalid": 400}.get(code, 422)
     assert_problem(client.post(DIGITS, content=body, headers={"content-type": "application/json"}), status, code)
-    assert not server.requests
+    assert not server.asked
 
 
 def test_more_pictures_than_the_limit(client: TestClient) -> None:
@@ -146,7 +146,7 @@ def test_multipart_several_files_answer_in_order(client: TestClient, server: Stu
     files = [("images", (f"{i}.png", PICTURE + bytes([i]), "image/png")) for i in range(5)]
     answer = client.post(DIGITS, files=files)
     assert answer.status_code == 200 and len(answer.json()["results"]) == 5
-    assert [r.tensors[0].array.tobytes()[-1] for r in server.requests] == [0, 1, 2, 3, 4]
+    assert [r.tensors[0].array.tobytes()[-1] for r in server.asked] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_content_encoding_is_refused(client: TestClient, server: StubServer) -> 
     for coding in ("gzip", "identity, gzip", "br"):
         answer = client.post(DIGITS, content=PICTURE, headers={**PNG, "content-encoding": coding})
         assert_problem(answer, 415, "media_type_unsupported")
-    assert not server.requests
+    assert not server.asked
 
 
 def test_an_empty_body(client: TestClient) -> None:
@@ -206,7 +206,7 @@ def test_unknown_model_and_raw_model(client: TestClient) -> None:
 @pytest.mark.parametrize("document", [b"", b"{", b"[]", b'{"timings_ms": {"decode": "x"}}'])
 def test_an_answer_that_is_no_result_is_our_failure(client: TestClient, server: StubServer, document: bytes) -> None:
     def answer(request: ServerRequest) -> Any:
-        return ServerReply("digits", "1", {"result": np.frombuffer(document, np.uint8).reshape(1, -1)})
+        return {"result": np.frombuffer(document, np.uint8).reshape(1, -1)}
 
     server.hook = answer
     assert_problem(client.post(DIGITS, content=PICTURE), 500, "engine_failed")

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,26 @@ def problem_of(raw: bytes) -> dict[str, Any]:
 
 
 Start = Callable[..., Running]
+
+
+@contextlib.contextmanager
+def gateways(folder: Path) -> Iterator[Start]:
+    """A function that starts gateways, by settings; all are ended, and their workers with them, after the block."""
+    started: list[Running] = []
+
+    def run(delay: float = 0.0, **settings: Any) -> Running:
+        started.append(launch(folder, len(started), delay, settings))
+        wait_ready(started[-1])
+        return started[-1]
+
+    try:
+        yield run
+    finally:
+        for gateway in started:
+            if gateway.process.poll() is None:
+                gateway.process.send_signal(signal.SIGTERM)
+        for gateway in started:
+            stop(gateway)
 
 
 def launch(folder: Path, number: int, delay: float, settings: dict[str, Any]) -> Running:
