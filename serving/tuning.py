@@ -23,6 +23,7 @@ class TuningRow(BaseModel):
     requests_per_s: float = Field(ge=0)
     p50_ms: float = Field(ge=0)
     p95_ms: float = Field(ge=0)
+    alone_p50_ms: float = Field(0.0, ge=0, description="of one client alone")
     errors: int = Field(0, ge=0)
 
 

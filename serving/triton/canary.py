@@ -159,11 +159,11 @@ def _vectors_differ(name: str, expected: Array, got: Array) -> str:
     return "" if cosine >= COSINE else f"{name}: cosine to the expected values is {cosine:.4f}"
 
 
-def make_inputs(spec: ModelSpec) -> dict[str, Array]:
+def make_inputs(spec: ModelSpec, width: int = 320, height: int = 240) -> dict[str, Array]:
     """The canary's input: a drawn photograph-like JPEG, or seeded numbers of a raw model's shapes."""
     rng = np.random.default_rng(20240131)
     if spec.task != "raw":
-        return {"image": np.frombuffer(_picture(rng), np.uint8)[None]}
+        return {"image": np.frombuffer(_picture(rng, width, height), np.uint8)[None]}
     inputs: dict[str, Array] = {}
     for tensor in spec.inputs:
         shape = [tensor.dynamic[a][0] if a in tensor.dynamic else size for a, size in enumerate(tensor.shape)]
@@ -173,9 +173,9 @@ def make_inputs(spec: ModelSpec) -> dict[str, Array]:
     return inputs
 
 
-def _picture(rng: np.random.Generator) -> bytes:
+def _picture(rng: np.random.Generator, width: int, height: int) -> bytes:
     coarse = rng.integers(0, 256, (12, 16, 3), np.uint8)
-    picture = cv2.resize(coarse, (320, 240), interpolation=cv2.INTER_CUBIC)
+    picture = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     for _ in range(12):
         centre, colour = rng.integers(20, 220, 2).tolist(), rng.integers(0, 256, 3).tolist()
         cv2.circle(picture, centre, int(rng.integers(8, 48)), colour, -1)

@@ -132,6 +132,6 @@ def _tensors(answer: _Answer) -> dict[str, Array]:
 
 def _error(body: bytes) -> str:
     try:
-        return str(json.loads(body)["error"])
+        return str(json.loads(body)["error"]).partition("\n")[0]  # what follows are the places in our code
     except (ValueError, KeyError, TypeError):
         return body[:200].decode("utf-8", "replace")

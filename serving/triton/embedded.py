@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from serving.bundle import catalogue, read_certificate, versions_of
+from serving.bundle import ModelBundle, catalogue, read_certificate, versions_of
 from serving.config import Settings
 from serving.errors import CertificateRefused, EngineFailed, NotFound, Unavailable
 from serving.ports import ServerModel
@@ -163,6 +163,14 @@ class EmbeddedTriton:
             self._supervisor.stop()
             if attempt + 1 == START_ATTEMPTS or "Address already in use" not in failure:
                 raise Unavailable(f"embedded Triton: {failure}", hint="`lockstep doctor` looks for the cause")
+
+
+def newest_certified(repository: Path, model: str, target: str = "cpu") -> ModelBundle:
+    """The version of a model that would be served. Raises CertificateRefused with the reason why there is none."""
+    good, bad = catalogue(repository, target)
+    if model not in good:
+        raise bad.get(model) or CertificateRefused(f"{repository}: there is no model {model}")
+    return good[model]
 
 
 def memory_of(versions: Mapping[str, Path], runtime: Runtime, target: str = "cpu") -> list[ModelMemory]:

@@ -115,3 +115,12 @@ def environment(home: TritonHome, settings: Settings) -> dict[str, str]:
 
 def _joined(parts: Sequence[str]) -> str:
     return ":".join(part for part in parts if part)
+
+
+def cpu_name() -> str:
+    """The processor's name as the kernel tells it; empty where it does not."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

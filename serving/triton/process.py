@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from serving.triton.logs import LogLine, translate
 
 STOP_SECONDS = 10.0
 KEPT_LINES = 60
+_NOTHING_IN_FLIGHT = "Found 0 model versions that have in-flight inferences"
 
 
 class TritonProcess:
@@ -35,6 +37,7 @@ class TritonProcess:
             cwd="/",
         )
         self.last_lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._drained = threading.Event()
         self._on_line = on_line
         self._reader = threading.Thread(target=self._read, name="triton-log", daemon=True)
         self._reader.start()
@@ -50,14 +53,18 @@ class TritonProcess:
         return self._process.poll()
 
     def end(self, timeout_s: float = STOP_SECONDS) -> None:
-        """SIGTERM, then SIGKILL after `timeout_s`; in any case nothing of the process group is left."""
+        """SIGTERM, which lets requests in flight end; then, or after `timeout_s`, SIGKILL to what is left.
+
+        Triton says when nothing is in flight any more. What it does after that, in steps of a second, is unload
+        models; their processes hold nothing that has to be written, so they are not waited for.
+        """
         if self.exit_code is None:
             self._process.terminate()
-            try:
-                self._process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                pass_over = "did not end in time: killed"
-                self._on_line(LogLine("warning", "supervisor", f"tritonserver {pass_over}"))
+            deadline = time.monotonic() + timeout_s
+            while self.exit_code is None and not self._drained.wait(0.02):
+                if time.monotonic() > deadline:
+                    self._on_line(LogLine("warning", "supervisor", "tritonserver did not end in time: killed"))
+                    break
         self.kill()
 
     def kill(self) -> None:
@@ -76,6 +83,8 @@ class TritonProcess:
                 line = translate(data.decode("utf-8", "replace"))
                 if line is not None:
                     self.last_lines.append(line.message)
+                    if _NOTHING_IN_FLIGHT in line.message:
+                        self._drained.set()
                     self._on_line(line)
 
 

@@ -35,12 +35,13 @@ def test_nothing_is_left_after_stop_and_a_broken_model_has_a_reason(tmp_path: Pa
     assert set(states) == {"colours", "adder"}, "redness changed since it was certified"
     assert states["colours"].ready
     assert not states["adder"].ready and "the engine does not open" in states["adder"].reason
+    assert "model.py" not in states["adder"].reason
     assert not triton.ready()
     with pytest.raises(NotFound, match="colours"):
         triton.watch("redness")
     triton.stop()
     triton.stop()
-    assert not [p for p in family if p.is_running()]
+    assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     assert not list((tmp_path / "cache" / "run").iterdir())
     assert before and not list(Path("/dev/shm").glob(f"{shm}*"))
 
