@@ -12,7 +12,7 @@ Stages, in the order a conversion calls them (every error is a `ConversionError`
     precision.run_fp16_emulated(model.fp16.onnx, inputs) -> outputs
         each node's output rounded to half: evidence for the row onnx_fp16 without a GPU.
     engine_from_onnx.openvino_from_onnx(model.onnx, folder) -> Path          engine.openvino.xml beside its .bin
-    tensorrt_build.tensorrt_from_onnx(model.fp16.onnx, folder, spec, ...) -> tuple[BuildReport, ...]
+    tensorrt_build.tensorrt_from_onnx(model.fp16.onnx, model.onnx, folder, spec, progress=...) -> TensorRtReport
         TensorRT-RTX (and TensorRT where a GPU and the library exist), dtypes read back from the parsed network.
     check.check_model(spec_path) -> CheckReport                              without weights
 
