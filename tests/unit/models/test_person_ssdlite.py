@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,32 @@ def test_samples_are_frames_of_people(imported: Callable[[str], ImportedModel]) 
     frames = sorted(imported("person_ssdlite").samples.glob("*.jpg"))
     assert len(frames) >= 32
     assert {decode(path.read_bytes()).shape for path in frames} == {(576, 768, 3)}
+
+
+def test_people_counted_by_eye_are_found(
+    network: Any, imported: Callable[[str], ImportedModel], spec: ModelSpec
+) -> None:
+    import torch
+
+    got = imported("person_ssdlite")
+    assert got.labels is not None and spec.preprocess is not None and spec.expect is not None
+    with got.labels.open(encoding="utf-8", newline="") as source:
+        rows = list(csv.DictReader(source))
+    assert len(rows) == 12
+
+    def recall(**changed: str) -> float:
+        assert spec.preprocess is not None
+        rule, results = spec.preprocess.model_copy(update=changed), []
+        for row in rows:
+            prepared = prepare(decode((got.samples / row["file"]).read_bytes()), rule)
+            with torch.no_grad():
+                boxes, scores = network(torch.from_numpy(prepared.tensor)[None])
+            raw = {"boxes": boxes[0].numpy(), "scores": scores[0].numpy()}
+            results.append(TASK.postprocess(raw, prepared.transform, spec, spec.thresholds["default"]))
+        return TASK.score("count_recall", results, [row["label"] for row in rows], spec)
+
+    assert recall() >= spec.expect.at_least
+    assert recall(range="unit") < spec.expect.at_least, "a wrong value range must fail the spec's `expect`"
 
 
 def test_another_size_is_refused(network: Any) -> None:
