@@ -136,6 +136,21 @@ def openvino(sources: Sources, work: WorkFolder, say: Say) -> None:
         work.stage("openvino", ["engine.openvino.*"], make)
 
 
+def tensorrt(sources: Sources, library: str, work: WorkFolder, say: Say) -> dict[str, Any]:
+    """TensorRT-RTX (or TensorRT) engines from the half precision graph; what was built and read back, as JSON."""
+    from converters.tensorrt_build import tensorrt_from_onnx
+
+    folder = work.path
+    source = folder / (MODEL_FP16 if sources.spec.precision == "fp16" else MODEL)
+
+    def make() -> Mapping[str, Any]:
+        report = tensorrt_from_onnx(source, folder / MODEL, folder, sources.spec, library=library, progress=say)
+        return asdict(report)
+
+    say(f"build the {library} engines")
+    return work.stage(library, [f"engine.{library}.*"], make)
+
+
 def artifact_files(folder: Path) -> list[Path]:
     """The files of a version that the steps made."""
     patterns = (MODEL, MODEL_FP16, "engine.openvino.*", "engine.tensorrt*.trt", "engine.tensorrt*.plan")

@@ -22,7 +22,17 @@ from converters.artifacts import Computed, computed_by_checkpoint, graphs, openv
 from converters.assemble import assemble
 from converters.certificate import Subject, certificate, certificate_id, encode
 from converters.meter import Say
-from converters.proof import Proof, before_the_network, cpu_engine_rows, fact_rows, fast_row, graph_rows, sample_record
+from converters.proof import (
+    TENSORRT,
+    Proof,
+    before_the_network,
+    cpu_engine_rows,
+    fact_rows,
+    fast_row,
+    graph_rows,
+    sample_record,
+    tensorrt_row,
+)
 from converters.publish import model_lock, next_version, publish, published_as, staging, write_file
 from converters.report_html import render
 from converters.served import served_rows
@@ -72,7 +82,7 @@ def convert(
         computed = computed_by_checkpoint(sources, work, progress)
         reports = graphs(sources, computed, work, progress)
         openvino(sources, work, progress)
-        proof = prove(sources, computed, work.path, progress)
+        proof = prove(sources, computed, work, progress)
         with staging(repository, name, next_version(repository, name, sources.spec.version)) as staged:
             manifest = assemble(staged, work.path, sources, proof)
             proof.rows += served_rows(staged, sources, computed, proof, settings, progress)
@@ -85,13 +95,15 @@ def convert(
             return ConvertResult("published", document, publish(staged, repository, target))
 
 
-def prove(sources: Sources, computed: Computed, folder: Path, say: Say) -> Proof:
+def prove(sources: Sources, computed: Computed, work: WorkFolder, say: Say) -> Proof:
     """Every row that needs no server, in the order of the data's way."""
     proof = Proof(rows=before_the_network(sources, computed))
     place = len(proof.rows)
-    graph_rows(sources, computed, folder, proof, say)
-    cpu_engine_rows(sources, computed, folder, proof, say)
-    proof.rows.insert(place, fast_row(sources, computed, folder, proof))
+    graph_rows(sources, computed, work.path, proof, say)
+    cpu_engine_rows(sources, computed, work.path, proof, say)
+    proof.rows.insert(place, fast_row(sources, computed, work.path, proof))
+    for library in (name for name in sources.spec.engines if name in TENSORRT):
+        tensorrt_row(sources, computed, work, library, proof, say)
     proof.rows += fact_rows(sources, computed)
     return proof
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -34,13 +35,12 @@ def why_no_triton(settings: Settings) -> str:
 
 @contextlib.contextmanager
 def private_triton(version_dir: Path, settings: Settings) -> Iterator[EmbeddedTriton]:
-    """The staged model, loaded and checked by its canary. Raises ServingError classes where it does not come up."""
+    """The staged model, loaded; whether it answers right is for the rows to say. Raises ServingError classes."""
     model, repository = version_dir.parent.name, version_dir.parent.parent
     private = settings.model_copy(update={"staging": True, "repository": repository, "triton_url": ""})
     triton = EmbeddedTriton(repository, [model], private)
     try:
         triton.start(strict=True)
-        triton.wait_ready(START_S)
         yield triton
     finally:
         triton.stop()
@@ -68,16 +68,22 @@ def private_gateway(version_dir: Path, triton_url: str, settings: Settings, work
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
     try:
         yield _address(process)
     finally:
-        process.send_signal(signal.SIGINT)  # at once: nobody is waiting for an answer any more
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """SIGTERM, and after STOP_S the whole group: gunicorn's workers do not outlive it."""
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _address(process: subprocess.Popen[str]) -> str:

@@ -11,19 +11,22 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from converters.artifacts import MODEL_FP16, Computed
+from converters.artifacts import MODEL_FP16, Computed, tensorrt
 from converters.meter import Meter, Say
 from converters.parity import Judge, StageRow, failed, not_run
 from converters.rows_facts import constants_row, labels_row, load_row
-from converters.rows_gates import gate_of
+from converters.rows_gates import decisions_only, gate_of
 from converters.rows_network import engine_row, network_row, signature_problems
 from converters.rows_preprocess import preprocess_row
+from converters.rows_tensorrt import built_dtypes, built_row
 from converters.samples import SampleSet
 from converters.signature import network_inputs
 from converters.sources import Sources
+from converters.work_folder import WorkFolder
 from serving.engines import open_engine
 from serving.engines.openvino import bf16_supported
-from serving.errors import EngineFailed, LockstepError, SpecInvalid
+from serving.engines.tensorrt import compute_capability
+from serving.errors import BuildFailed, EngineFailed, LockstepError, OperatorUnsupported, SpecInvalid
 from serving.ports import Engine
 from serving.preprocess.fast import prepare_fast
 from serving.spec import EngineName, ModelSpec
@@ -31,6 +34,7 @@ from serving.tasks.base import parse_parameters
 from serving.types import EngineInfo, TensorSpec
 
 ON_CPU = ("openvino", "onnxruntime")
+TENSORRT = ("tensorrt_rtx", "tensorrt")
 FAST = "preprocess_fast"
 
 
@@ -111,15 +115,47 @@ def cpu_engine_rows(sources: Sources, computed: Computed, folder: Path, proof: P
     if not served:
         raise SpecInvalid(f"{sources.spec.name}: engines: none of {ON_CPU}, so nothing can be served on a CPU")
     for name in served:
-        row, info = _engine_with_its_precision(sources, computed, folder, name, proof, say)
+        row, precision, info = _engine_with_its_precision(sources, computed, folder, name, proof, say)
         proof.rows.append(row)
         if name == served[0] and info is not None:
-            proof.engine, proof.precision, proof.info = name, info.precision, info
+            proof.engine, proof.precision, proof.info = name, precision, info
+
+
+def tensorrt_row(sources: Sources, computed: Computed, work: WorkFolder, library: str, proof: Proof, say: Say) -> None:
+    """Build the library's engines; run the fitting one where a device is, else judge what was parsed."""
+    stage = f"engine_{library}"
+    try:
+        report = tensorrt(sources, library, work, say)
+    except (BuildFailed, OperatorUnsupported) as error:
+        proof.rows.append(failed(stage, f"{library} build", f"{error.code}: {error}"))
+        return
+    proof.dtypes.update(built_dtypes(report))
+    built = built_row(stage, report, sources.spec.precision, why_no_device(report))
+    if built.status == "failed" or why_no_device(report):
+        proof.rows.append(built)
+        return
+    try:
+        with opened(library, work.path) as engine:
+            row = one_engine_row(sources, computed, engine, say)
+            proof.dtypes[f"{library} on the device"] = dtypes_of(engine.info, engine)
+    except EngineFailed as error:
+        row = failed(stage, built.compared, str(error))
+    proof.rows.append(replace(row, figures={**built.figures, **row.figures}))
+
+
+def why_no_device(report: Mapping[str, Any]) -> str:
+    """Why none of the built engines can run on this machine; '' where one can."""
+    try:
+        here = f"SM{compute_capability()}"
+    except EngineFailed as error:
+        return error.message
+    built = sorted({word for engine in report["engines"] for word in engine["targets"]})
+    return "" if here in built else f"this machine's GPU is {here}, engines were built for {', '.join(built)}"
 
 
 def _engine_with_its_precision(
     sources: Sources, computed: Computed, folder: Path, name: EngineName, proof: Proof, say: Say
-) -> tuple[StageRow, EngineInfo | None]:
+) -> tuple[StageRow, str, EngineInfo | None]:
     wanted = precisions(name)
     tried: dict[str, StageRow] = {}
     infos: dict[str, EngineInfo] = {}
@@ -133,7 +169,7 @@ def _engine_with_its_precision(
             tried[precision] = failed(f"engine_{name}", f"{name} in {precision}", str(error))
     best = next((p for p in wanted if tried[p].status == "passed"), wanted[-1])
     others = {f"in_{p}": row.status if row.status == "passed" else row.reason for p, row in tried.items() if p != best}
-    return replace(tried[best], figures={**tried[best].figures, **others}), infos.get(best)
+    return replace(tried[best], figures={**tried[best].figures, **others}), best, infos.get(best)
 
 
 def precisions(name: str) -> tuple[str, ...]:
@@ -145,7 +181,7 @@ def one_engine_row(sources: Sources, computed: Computed, engine: Engine, say: Sa
     """One open engine against the checkpoint, alone and in shuffled batches."""
     spec, stage = sources.spec, f"engine_{engine.info.engine}"
     sizes = batch_sizes(spec)
-    meter = Meter(say, f"{stage} {engine.info.precision}", len(computed.reference) * (1 + len(sizes)))
+    meter = Meter(say, stage, len(computed.reference) * (1 + len(sizes)))
     return engine_row(
         stage, engine.info, meter.counting(engine.run), computed.reference, judge_of(sources),
         gate_of(stage, sources.task, spec), expected=expected_inputs(spec), batches=sizes,
@@ -158,8 +194,7 @@ def fast_row(sources: Sources, computed: Computed, folder: Path, proof: Proof) -
     rule = sources.spec.preprocess
     if rule is None or computed.prepared is None or not rule.fast:
         return not_run(FAST, compared, "not asked for (preprocess.fast)")
-    full = gate_of(FAST, sources.task, sources.spec)
-    gate = replace(full, bounds={n: v for n, v in full.bounds.items() if n not in ("cosine", "max_abs_scaled")})
+    gate = decisions_only(gate_of(FAST, sources.task, sources.spec))
     name = network_inputs(sources.spec)[0].name
     try:
         inputs = [{name: prepare_fast(s.data, rule).tensor} for s in sources.samples.samples]

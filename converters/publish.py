@@ -140,6 +140,8 @@ def publish(staged: Path, repository: Path, target: str = "cpu") -> Path:
     model_dir, home = staged.parent, repository / staged.parent.name
     final = home / staged.name
     with storage(f"{final}: publishing"):
+        for folder in (p for p in staged.iterdir() if p.is_dir()):  # what the staging server's Python cached
+            shutil.rmtree(folder)
         _sync_tree(staged)
         if not home.exists():
             copy_file(staged / CONFIG, model_dir / CONFIG)

@@ -18,7 +18,7 @@ from serving.errors import InputError
 from serving.preprocess.decode import decode
 from serving.types import PixelArray
 
-THUMBNAIL = 260
+THUMBNAIL = 180
 _RED, _GREEN = (214, 40, 40), (30, 150, 70)
 
 # What helps, by the stage that failed. Stages not listed get the general line.
@@ -61,6 +61,8 @@ def figure(value: Any) -> str:
     """A figure as people read it."""
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, str) and len(value) == 64 and not value.strip("0123456789abcdef"):
+        return f"{value[:16]}..."  # a hash; the JSON has all of it
     return ", ".join(map(figure, value)) if isinstance(value, list | tuple) else str(value)
 
 

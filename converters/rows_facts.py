@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from converters.parity import StageRow, Status, failed, not_run
@@ -19,18 +20,29 @@ NO_LABELS = "no labels"
 def load_row(report: Mapping[str, Any], spec: ModelSpec) -> StageRow:
     """Strict load: any missing, unexpected, reshaped or dtype-changed key fails unless the spec names it."""
     compared = "keys of the checkpoint against those of the module"
-    allowed = {"missing": set(spec.checkpoint.allow_missing), "unexpected": set(spec.checkpoint.allow_unexpected)}
     figures: dict[str, Any] = {}
     reasons = []
     for kind in ("missing", "unexpected", "reshaped", "dtype_changed"):
         names = [str(name) for name in report.get(kind, ())]
         figures[kind] = len(names)
-        bad = [name for name in names if name not in allowed.get(kind, set())]
+        bad = [name for name in names if not _allowed(kind, name.split()[0], spec)]
         reasons += [f"{kind}: {', '.join(bad[:5])}{' ...' if len(bad) > 5 else ''}"] if bad else []
     if reasons:
         return failed("load", compared, "; ".join(reasons), **figures)
-    figures["keys"] = report.get("loaded", 0)
+    figures["keys"] = report.get("keys", 0)
     return StageRow("load", "passed", compared, figures=figures)
+
+
+def _allowed(kind: str, key: str, spec: ModelSpec) -> bool:
+    """Whether the spec names the key for this kind of difference; a reshaped key is both missing and unexpected."""
+    given = spec.checkpoint
+    lists = {
+        "missing": (given.allow_missing,),
+        "unexpected": (given.allow_unexpected,),
+        "reshaped": (given.allow_missing, given.allow_unexpected),
+        "dtype_changed": (given.allow_dtype_change,),
+    }[kind]
+    return all(any(fnmatchcase(key, pattern) for pattern in patterns) for patterns in lists)
 
 
 def labels_row(labels: Sequence[str], source: Sequence[str] | None) -> StageRow:

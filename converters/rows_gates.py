@@ -57,6 +57,13 @@ def gate_of(row: str, task: Task, spec: ModelSpec) -> RowGate:
     return RowGate(bounds, loosened, spec.parity.because if loosened else "")
 
 
+def decisions_only(gate: RowGate) -> RowGate:
+    """The gate without its bounds on numbers, for rows that see results and no network outputs."""
+    numeric = ("cosine", "max_abs_scaled")
+    bounds = {name: bound for name, bound in gate.bounds.items() if name not in numeric}
+    return RowGate(bounds, tuple(n for n in gate.loosened if n not in numeric), gate.because)
+
+
 def check_names(spec: ModelSpec) -> None:
     """Refuse rows and bounds that nothing reads: a typing error must not look like a gate."""
     rows = {*ROWS_WITH_GATES, *(f"engine_{name}" for name in spec.engines)}

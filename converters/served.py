@@ -13,7 +13,7 @@ from converters.parity import StageRow, failed, not_run
 from converters.private_server import peak_rss_bytes, private_gateway, private_triton, why_no_triton
 from converters.proof import Proof, judge_of, opened
 from converters.rows_facts import expected_score_row, memory_row, transport_row
-from converters.rows_gates import gate_of
+from converters.rows_gates import decisions_only, gate_of
 from converters.rows_server import Load, Runner, served_row
 from converters.runners import GatewayRunner, LocalRunner, TritonRunner
 from converters.samples import read_tensors, truth
@@ -118,5 +118,5 @@ def _row(stage: str, compared: str, runner: Runner, local: Runner, sources: Sour
     samples = sources.samples.samples
     meter = Meter(say, stage, len(samples) + max(len(samples), 64))
     done: Callable[[int], None] = meter.add
-    gate = gate_of(stage, sources.task, sources.spec)
+    gate = decisions_only(gate_of(stage, sources.task, sources.spec))
     return served_row(stage, compared, runner, local, samples, judge_of(sources), gate, load_of(sources), done)

@@ -96,8 +96,11 @@ class OpenVinoEngine:
             facts = node.get_rt_info()
             kind = _text(facts, "layerType")
             if kind not in _NO_ARITHMETIC:
-                dtype = _text(facts, "runtimePrecision")
-                found.append(LayerDtype(node.get_friendly_name(), kind, dtype, _text(facts, "primitiveType")))
+                kernel = _text(facts, "primitiveType")
+                # The kernel's name ends with what it computes in; runtimePrecision says f16 where only weights are so.
+                computed = kernel.rsplit("_", 1)[-1]
+                dtype = computed if computed in _DATATYPES or computed == "bf16" else _text(facts, "runtimePrecision")
+                found.append(LayerDtype(node.get_friendly_name(), kind, dtype, kernel))
         return tuple(found)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
