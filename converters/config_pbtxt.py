@@ -45,13 +45,13 @@ def config_pbtxt(spec: ModelSpec, engine_outputs: Sequence[TensorSpec] = (), ver
         "name": spec.name,
         "backend": "python",
         "max_batch_size": spec.batch.max,
-        "input": [_input(tensor, optional=spec.task != "raw") for tensor in inputs],
-        "output": [_tensor(tensor) for tensor in outputs],
+        "input": [input_of(tensor, optional=spec.task != "raw") for tensor in inputs],
+        "output": [tensor_of(tensor) for tensor in outputs],
         "version_policy": {"specific": {"versions": [version or spec.version]}},
         "instance_group": [{"name": spec.name, "kind": Word("KIND_CPU"), "count": spec.serving.instances}],
         "dynamic_batching": dynamic_batching(spec),
         "model_warmup": [_warmup(spec, inputs, size) for size in sorted({1, spec.batch.opt, spec.batch.max})],
-        "parameters": [_parameter("task", spec.task), _parameter("threads", str(spec.serving.threads))],
+        "parameters": [parameter("task", spec.task), parameter("threads", str(spec.serving.threads))],
     }
     return render(config)
 
@@ -91,17 +91,20 @@ def dynamic_batching(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _tensor(tensor: TensorSpec) -> dict[str, Any]:
+def tensor_of(tensor: TensorSpec) -> dict[str, Any]:
+    """ModelInput or ModelOutput."""
     return {"name": tensor.name, "data_type": Word(f"TYPE_{tensor.datatype}"), "dims": list(tensor.shape)}
 
 
-def _input(tensor: TensorSpec, optional: bool) -> dict[str, Any]:
+def input_of(tensor: TensorSpec, optional: bool) -> dict[str, Any]:
+    """ModelInput; an optional one may have another shape in each request of a batch."""
     if not optional:
-        return _tensor(tensor)
-    return {**_tensor(tensor), "optional": True, "allow_ragged_batch": True}
+        return tensor_of(tensor)
+    return {**tensor_of(tensor), "optional": True, "allow_ragged_batch": True}
 
 
-def _parameter(key: str, value: str) -> dict[str, Any]:
+def parameter(key: str, value: str) -> dict[str, Any]:
+    """An entry of ModelConfig.parameters."""
     return {"key": key, "value": {"string_value": value}}
 
 

@@ -68,10 +68,7 @@ class TritonPythonModel:
 
     def _read(self, request: Any) -> list[InferRequest] | ServingError:
         try:
-            tensors = {tensor.name(): from_triton(tensor) for tensor in request.inputs()}
-            parameters = request.parameters()
-            given = parameters if isinstance(parameters, dict) else json.loads(parameters or "{}")
-            return list(samples_of(tensors, given))
+            return list(samples_of(tensors_of(request), parameters_of(request)))
         except ServingError as error:
             return error
         except (ValueError, RuntimeError, TypeError) as error:
@@ -95,24 +92,48 @@ class TritonPythonModel:
             return self._error(failed)
         wanted = set(request.requested_output_names())
         try:
-            arrays = stack([self._arrays(a, wanted) for a in own if isinstance(a, InferResponse)])
+            arrays = stack([arrays_of(self._model, a, wanted) for a in own if isinstance(a, InferResponse)])
         except ServingError as error:
             return self._error(error)
-        return self._pb.InferenceResponse([to_triton(self._pb, name, array) for name, array in arrays.items()])
-
-    def _arrays(self, response: InferResponse, wanted: set[str]) -> dict[str, Array]:
-        arrays: dict[str, Array] = {}
-        if wanted - {RESULT}:
-            tensors = self._model.task.to_tensors(response.result, self._model.bundle.spec)
-            arrays = {n: np.atleast_1d(a) for n, a in tensors.items() if n in wanted}
-        if RESULT in wanted:
-            arrays[RESULT] = np.frombuffer(orjson.dumps(self._model.document(response)), np.uint8)
-        return arrays
+        return response(self._pb, arrays)
 
     def _error(self, error: ServingError) -> Any:
-        kind = self._pb.TritonError
-        code = kind.INVALID_ARG if isinstance(error, InputError) else kind.INTERNAL
-        return self._pb.InferenceResponse(error=kind(f"lockstep:{error.code}: {error}", code))
+        return error_response(self._pb, error)
+
+
+def tensors_of(request: Any) -> dict[str, Array]:
+    """A request's inputs by name, as views."""
+    return {tensor.name(): from_triton(tensor) for tensor in request.inputs()}
+
+
+def parameters_of(request: Any) -> Mapping[str, Any]:
+    """A request's parameters; Triton hands them over as JSON."""
+    parameters = request.parameters()
+    given: Mapping[str, Any] = parameters if isinstance(parameters, dict) else json.loads(parameters or "{}")
+    return given
+
+
+def response(pb_utils: Any, arrays: Mapping[str, Array]) -> Any:
+    """Arrays with their batch axis as Triton's response."""
+    return pb_utils.InferenceResponse([to_triton(pb_utils, name, array) for name, array in arrays.items()])
+
+
+def error_response(pb_utils: Any, error: ServingError) -> Any:
+    """An error as Triton's response: `lockstep:<code>: text`."""
+    kind = pb_utils.TritonError
+    code = kind.INVALID_ARG if isinstance(error, InputError) else kind.INTERNAL
+    return pb_utils.InferenceResponse(error=kind(f"lockstep:{error.code}: {error}", code))
+
+
+def arrays_of(model: ServedModel, answer: InferResponse, wanted: set[str]) -> dict[str, Array]:
+    """The wanted outputs of one sample, without a batch axis: typed tensors and the result document as JSON."""
+    arrays: dict[str, Array] = {}
+    if wanted - {RESULT}:
+        tensors = model.task.to_tensors(answer.result, model.bundle.spec)
+        arrays = {n: np.atleast_1d(a) for n, a in tensors.items() if n in wanted}
+    if RESULT in wanted:
+        arrays[RESULT] = np.frombuffer(orjson.dumps(model.document(answer)), np.uint8)
+    return arrays
 
 
 def samples_of(tensors: Mapping[str, Array], parameters: Mapping[str, Any]) -> Iterator[InferRequest]:

@@ -15,18 +15,19 @@ from serving.bundle import UNCERTIFIED, ModelBundle
 from serving.errors import EngineFailed, ParameterInvalid, ServingError
 from serving.ports import Engine
 from serving.preprocess.decode import DecodeLimits, decode
-from serving.preprocess.reference import Prepared, prepare
+from serving.preprocess.reference import prepare
 from serving.tasks import task_named
 from serving.tasks.base import parse_parameters
-from serving.types import Array, Detections, ImageSize, InferRequest, InferResponse, PixelArray
+from serving.types import Array, Detections, ImageSize, ImageTransform, InferRequest, InferResponse, PixelArray
 
 
 @dataclass(slots=True)
-class _Sample:
+class Sample:
     """One request on its way through the batch."""
 
     parameters: dict[str, Any]
-    prepared: Prepared | None = None
+    transform: ImageTransform | None = None
+    pixels_sha256: str = ""
     tensors: Mapping[str, Array] = field(default_factory=dict)
     image: ImageSize | None = None
     roi: tuple[int, int, int, int] | None = None
@@ -44,8 +45,8 @@ class ServedModel:
 
     def infer(self, requests: Sequence[InferRequest]) -> list[InferResponse | ServingError]:
         """Answer each request, in order. A request's error is its own; the others of the batch go on."""
-        samples = [self._catch(self._make_sample, request) for request in requests]
-        good = [s for s in samples if isinstance(s, _Sample)]
+        samples = [self._catch(self.make_sample, request) for request in requests]
+        good = [s for s in samples if isinstance(s, Sample)]
         answers = iter(self._infer_batch(good))
         return [s if isinstance(s, ServingError) else next(answers) for s in samples]
 
@@ -72,9 +73,13 @@ class ServedModel:
         except ServingError as error:
             return error
 
-    def _make_sample(self, request: InferRequest) -> _Sample:
+    def make_sample(self, request: InferRequest) -> Sample:
+        """Decode and preprocess; `finish` is the other half, where a server runs the engine itself.
+
+        Raises InputError classes.
+        """
         spec = self.bundle.spec
-        sample = _Sample(parse_parameters(self.task, spec, request.parameters))
+        sample = Sample(parse_parameters(self.task, spec, request.parameters))
         if request.tensors is not None:
             sample.tensors = request.tensors
             return sample
@@ -86,13 +91,14 @@ class ServedModel:
         decoded = time.perf_counter()
         sample.image = ImageSize(frame.shape[1], frame.shape[0])
         sample.roi = parse_roi(request.parameters.get("roi"), sample.image)
-        sample.prepared = prepare(crop(frame, sample.roi), spec.preprocess)
-        sample.tensors = {self.bundle.engine_inputs[0].name: sample.prepared.tensor}
+        prepared = prepare(crop(frame, sample.roi), spec.preprocess)
+        sample.transform, sample.pixels_sha256 = prepared.transform, prepared.sha256
+        sample.tensors = {self.bundle.engine_inputs[0].name: prepared.tensor}
         done = time.perf_counter()
         sample.timings_ms = {"decode": (decoded - started) * 1e3, "preprocess": (done - decoded) * 1e3}
         return sample
 
-    def _infer_batch(self, samples: Sequence[_Sample]) -> list[InferResponse | ServingError]:
+    def _infer_batch(self, samples: Sequence[Sample]) -> list[InferResponse | ServingError]:
         if not samples:
             return []
         shapes = {tuple((n, a.shape) for n, a in s.tensors.items()) for s in samples}
@@ -103,26 +109,26 @@ class ServedModel:
         if isinstance(outputs, ServingError):
             return [outputs] * len(samples)
         infer_ms = (time.perf_counter() - started) * 1e3 / len(samples)
-        return [self._catch(self._finish, s, i, outputs, infer_ms) for i, s in enumerate(samples)]
+        return [self._catch(self.finish, s, i, outputs, infer_ms) for i, s in enumerate(samples)]
 
-    def _run_engine(self, samples: Sequence[_Sample]) -> dict[str, Array]:
+    def _run_engine(self, samples: Sequence[Sample]) -> dict[str, Array]:
         outputs = self.engine.run({n: np.stack([s.tensors[n] for s in samples]) for n in samples[0].tensors})
         for name, array in outputs.items():
             if len(array) != len(samples):
                 raise EngineFailed(f"{self.bundle.name}: output {name}: {len(samples)} rows in, {len(array)} out")
         return outputs
 
-    def _finish(self, sample: _Sample, index: int, outputs: Mapping[str, Array], infer_ms: float) -> InferResponse:
+    def finish(self, sample: Sample, index: int, outputs: Mapping[str, Array], infer_ms: float) -> InferResponse:
+        """Row `index` of the engine's outputs -> the response of its sample."""
         started = time.perf_counter()
         raw = {name: array[index] for name, array in outputs.items()}
-        transform = sample.prepared.transform if sample.prepared else None
-        result = self.task.postprocess(raw, transform, self.bundle.spec, sample.parameters)
+        result = self.task.postprocess(raw, sample.transform, self.bundle.spec, sample.parameters)
         if sample.roi and isinstance(result, Detections):
             shift = np.array([*sample.roi[:2], *sample.roi[:2]], np.float32)
             result = Detections(result.xyxy + shift, result.confidence, result.class_id, result.tracker_id)
         post_ms = (time.perf_counter() - started) * 1e3
         timings = {**sample.timings_ms, "infer": infer_ms, "postprocess": post_ms}
-        return InferResponse(result, sample.image, timings, sample.prepared.sha256 if sample.prepared else "")
+        return InferResponse(result, sample.image, timings, sample.pixels_sha256)
 
 
 def parse_roi(text: Any, image: ImageSize) -> tuple[int, int, int, int] | None:

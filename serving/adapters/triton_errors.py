@@ -22,7 +22,8 @@ from serving.errors import (
 )
 
 _OURS = re.compile(r"^lockstep:([a-z_]+): (.*)$", re.DOTALL)
-_REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ?")
+# What Triton puts before a model's own text: the request's id, the ensemble it is a step of.
+_PREFIX = re.compile(r"^(?:\[request id: [^\]]*\] ?|in ensemble '[a-z0-9_]+', )+")
 _CODES = {code: kind for code, kind in subclasses_by_code(ServingError).items() if issubclass(kind, ServingError)}
 
 
@@ -36,7 +37,7 @@ class Refusal:
 
 def refusal_of(status: str, text: str, model: str, known: bool) -> Refusal:
     """status: gRPC's word (UNAVAILABLE ...); known: this very thing was served before: 'not found' means 'not now'."""
-    text = _REQUEST_ID.sub("", text)
+    text = _PREFIX.sub("", text)
     if match := _OURS.match(text):
         return Refusal(_CODES.get(match[1], EngineFailed)(match[2]))
     if "Exceeds maximum queue size" in text:

@@ -26,6 +26,8 @@ TABLE: list[tuple[str, str, bool, type[ServingError], bool]] = [
     ("INTERNAL", "Stub process 'm_0_0' is not healthy.", True, Unavailable, True),
     ("INVALID_ARGUMENT", "lockstep:image_too_large: 100 megapixels", True, ImageTooLarge, False),
     ("INTERNAL", "[request id: 7] lockstep:engine_failed: x", True, EngineFailed, False),
+    ("INVALID_ARGUMENT", "in ensemble 'm', lockstep:image_too_large: x", True, ImageTooLarge, False),
+    ("UNAVAILABLE", "in ensemble 'm', [request id: 7] Exceeds maximum queue size", True, Overloaded, False),
     ("INTERNAL", "lockstep:no_such_code: x", True, EngineFailed, False),
     ("NOT_FOUND", "Request for unknown model: 'm' is not found", False, NotFound, False),
     ("NOT_FOUND", "Request for unknown model: 'm' is not found", True, Unavailable, True),
