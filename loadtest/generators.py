@@ -72,7 +72,9 @@ class Wrk:
             raise RuntimeError(f"wrk gave no summary: {output[-500:]}")
         numbers = [float(word) for word in match.groups()]
         cpu = _generator_cpu_s()
-        return Load(int(numbers[0]), int(numbers[1]), int(numbers[2]), *numbers[3:], generator_cpu_s=cpu)
+        requests, refused, broken = (int(n) for n in numbers[:3])
+        wall, p50, p95, p99 = numbers[3:]
+        return Load(requests, refused, broken, wall, p50, p95, p99, cpu)
 
     def close(self) -> None:
         """Remove the script."""

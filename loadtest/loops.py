@@ -30,6 +30,8 @@ def plain_loop(workload: Workload) -> Loop:
         answers = []
         for data in batch:
             decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            if decoded is None:
+                raise ValueError("the corpus holds a file that OpenCV cannot decode")
             rgb = np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
             pixels = fit(rgb, workload.preprocess, _cv2_resize)
             outputs = session.run(None, {workload.input_name: workload.normalise(pixels)[None]})

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
+
+import httpx2 as httpx
 
 from serving.config import PREFIX, Settings, child_environment
 from serving.errors import Unavailable
 from serving.triton.embedded import EmbeddedTriton
 
+logger = logging.getLogger("lockstep.serve")
 START_TIMEOUT_S = 180.0
+READY_TIMEOUT_S = 60.0
 GATEWAY_EXIT_S = 40.0
 
 
@@ -48,13 +54,15 @@ def _triton(settings: Settings, models: Sequence[str]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _gateway(settings: Settings, models: Sequence[str], triton_url: str) -> Iterator[subprocess.Popen[bytes]]:
+def _gateway(settings: Settings, models: Sequence[str], triton_url: str) -> Iterator[subprocess.Popen[str]]:
     """The gateway's process; its address goes to stdout as it is printed."""
     values = {PREFIX + name.upper(): str(value) for name, value in settings.model_dump(mode="json").items()}
     values[PREFIX + "TRITON_URL"] = triton_url
     command = [sys.executable, "-m", "serving.gateway.main", *models]
-    process = subprocess.Popen(command, env=child_environment(**values), start_new_session=True)
+    env = child_environment(**values)
+    process = subprocess.Popen(command, env=env, start_new_session=True, stdout=subprocess.PIPE, text=True)
     try:
+        _announce(process)
         yield process
     finally:
         if process.poll() is None:
@@ -66,11 +74,30 @@ def _gateway(settings: Settings, models: Sequence[str], triton_url: str) -> Iter
                 raise Unavailable(f"the gateway did not drain within {GATEWAY_EXIT_S:.0f} s and was killed") from None
 
 
+def _announce(gateway: subprocess.Popen[str]) -> None:
+    """Print the gateway's address once it answers ready, so that whoever reads the line may ask at once."""
+    assert gateway.stdout is not None
+    line = gateway.stdout.readline()
+    address = re.search(r"http://\S+", line)
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while address and time.monotonic() < deadline and gateway.poll() is None:
+        try:
+            if httpx.get(f"{address.group()}/readyz", timeout=2).status_code == 200:
+                break
+        except httpx.HTTPError as error:
+            logger.debug("the gateway does not answer yet: %s", error)
+        time.sleep(0.1)
+    else:
+        raise Unavailable("the gateway did not become ready", hint="its own lines above say why")
+    sys.stdout.write(line)
+    sys.stdout.flush()
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _wait(gateway: subprocess.Popen[bytes]) -> int:
+def _wait(gateway: subprocess.Popen[str]) -> int:
     """Wait for a signal (then drain the gateway) or for the gateway's own end."""
     stop = threading.Event()
 

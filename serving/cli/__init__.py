@@ -21,9 +21,9 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from serving.cli import commands_models, commands_serving
+    from serving.cli import commands_models, commands_serving, commands_streams
 
-    for module in (commands_models, commands_serving):
+    for module in (commands_models, commands_serving, commands_streams):
         module.register(app)
 
 
