@@ -4,7 +4,9 @@
     result = convert(Path("models/digits.yaml"), settings=settings, limit=None, target="cpu", progress=say)
     result.certificate   the certificate's document: verdict, statement, rows ...
     result.version_dir   the published version's folder; the work folder with the failed certificate where it failed
-    result.outcome       published, up_to_date or failed
+    result.outcome       published, up_to_date or failed; certified for `certify`
+    result.failed_stage  the first stage that failed, '' where none did
+    certify("digits", settings=settings, limit=None, target="cpu", server="", progress=say)   see converters.certify
 
 `settings` (serving.config.Settings) gives repository, cache_dir and triton_home; `progress` takes one line at a time.
 A failed row is a result (verdict "failed", first failing stage in `statement`), nothing is published. What prevents
@@ -14,13 +16,11 @@ rows from being made at all is raised as its ConversionError class, the message 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from converters.artifacts import Computed, computed_by_checkpoint, graphs, openvino
 from converters.assemble import assemble
-from converters.certificate import Subject, certificate, certificate_id, encode
+from converters.certify import certify
 from converters.meter import Say
 from converters.proof import (
     TENSORRT,
@@ -30,32 +30,17 @@ from converters.proof import (
     fact_rows,
     fast_row,
     graph_rows,
-    sample_record,
     tensorrt_row,
 )
-from converters.publish import model_lock, next_version, publish, published_as, staging, write_file
-from converters.report_html import render
+from converters.publish import model_lock, next_version, publish, published_as, staging
+from converters.record import ConvertResult, document_of, write_certificate
 from converters.served import served_rows
-from converters.sources import Sources, gather, spec_sha256
+from converters.sources import Sources, gather
 from converters.work_folder import WorkFolder
 from serving.bundle import read_certificate
 from serving.config import Settings
 
-Outcome = Literal["published", "up_to_date", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class ConvertResult:
-    """The end of a conversion. See the module's text."""
-
-    outcome: Outcome
-    certificate: dict[str, Any]
-    version_dir: Path
-
-    @property
-    def failed_stage(self) -> str:
-        """The first stage that failed; '' where none did."""
-        return next((row["stage"] for row in self.certificate["rows"] if row["status"] == "failed"), "")
+__all__ = ["ConvertResult", "certify", "convert", "prove"]
 
 
 def to_stderr(line: str) -> None:
@@ -81,7 +66,8 @@ def convert(
         work = WorkFolder.of(settings.cache_dir, name, sources.content_sha256)
         computed = computed_by_checkpoint(sources, work, progress)
         reports = graphs(sources, computed, work, progress)
-        openvino(sources, work, progress)
+        if "openvino" in sources.spec.engines:
+            openvino(sources, work, progress)
         proof = prove(sources, computed, work, progress)
         with staging(repository, name, next_version(repository, name, sources.spec.version)) as staged:
             manifest = assemble(staged, work.path, sources, proof)
@@ -106,47 +92,3 @@ def prove(sources: Sources, computed: Computed, work: WorkFolder, say: Say) -> P
         tensorrt_row(sources, computed, work, library, proof, say)
     proof.rows += fact_rows(sources, computed)
     return proof
-
-
-def document_of(
-    sources: Sources, computed: Computed, proof: Proof, version: int, manifest: str, reports: dict[str, Any]
-) -> dict[str, Any]:
-    """The certificate's document."""
-    report = computed.report
-    peak = next((row.figures.get("peak_rss_bytes", 0) for row in proof.rows if row.stage == "memory"), 0)
-    subject = Subject(
-        model=sources.spec.name,
-        version=version,
-        target=sources.target,
-        engine=proof.engine,
-        precision=proof.precision,
-        shipped=sources.spec.shipped,
-        weak=sources.samples.weak,
-        limit=sources.limit,
-        content_sha256=sources.content_sha256,
-        manifest_sha256=manifest,
-        checkpoint_sha256=sources.checkpoint_sha256,
-        spec_sha256=spec_sha256(sources.spec),
-        load_report={n: getattr(report.load, n) for n in report.load.__slots__},
-        dtypes=proof.dtypes,
-        samples=sample_record(sources.samples, computed),
-        peak_rss_bytes=int(peak),
-        notes=[*report.notes, *proof.notes],
-        conversion={
-            "exporter": report.exporter,
-            "reference_input": "training side's tensors" if report.training_tensors else "serving/preprocess",
-            "versions": dict(report.versions),
-            "isolation": dict(report.isolation),
-            **reports,
-        },
-    )
-    return certificate(subject, proof.rows)
-
-
-def write_certificate(document: dict[str, Any], sources: Sources, folder: Path) -> None:
-    """certificate.<target>.json and .html."""
-    data = encode(document)
-    shown = {w["sample"] for row in document["rows"] for w in row["worst"]}
-    pictures = {s.name: s.data for s in sources.samples.samples if s.name in shown}
-    write_file(folder / f"certificate.{sources.target}.html", render(document, certificate_id(data), pictures))
-    write_file(folder / f"certificate.{sources.target}.json", data)

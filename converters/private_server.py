@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -52,28 +53,29 @@ def peak_rss_bytes(triton: EmbeddedTriton, model: str) -> int:
 
 
 @contextlib.contextmanager
-def private_gateway(version_dir: Path, triton_url: str, settings: Settings, work: Path) -> Iterator[str]:
+def private_gateway(version_dir: Path, triton_url: str, settings: Settings) -> Iterator[str]:
     """Address of a gateway with one worker, in a process of its own. Raises Unavailable where it does not come up."""
     private = settings.model_copy(
         update={"staging": True, "host": "127.0.0.1", "port": 0, "workers": 1, "triton_url": f"grpc://{triton_url}",
                 "drain_s": 0.0, "repository": version_dir.parent.parent, "request_timeout_ms": 60_000}
     )  # fmt: skip
-    job = work / "gateway.json"
-    job.write_text(json.dumps({"version_dir": str(version_dir), "settings": private.model_dump(mode="json")}), "utf-8")
-    root = Path(__file__).resolve().parents[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "converters.private_server", str(job)],
-        env=child_environment(PYTHONPATH=str(root), LOCKSTEP_STAGING="1"),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield _address(process)
-    finally:
-        _end(process)
+    with tempfile.TemporaryDirectory(prefix="lockstep-gateway-") as folder:
+        job = Path(folder) / "gateway.json"
+        told = {"version_dir": str(version_dir.resolve()), "settings": private.model_dump(mode="json")}
+        job.write_text(json.dumps(told), "utf-8")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "converters.private_server", str(job)],
+            env=child_environment(PYTHONPATH=str(Path(__file__).resolve().parents[1]), LOCKSTEP_STAGING="1"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            yield _address(process)
+        finally:
+            _end(process)
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -6,7 +6,7 @@ Everything that judges is in `parity` and `rows_*`; here it is decided what is r
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from converters.samples import SampleSet
 from converters.signature import network_inputs
 from converters.sources import Sources
 from converters.work_folder import WorkFolder
-from serving.engines import open_engine
+from serving.engines import ARTIFACTS, open_engine
 from serving.engines.openvino import bf16_supported
 from serving.engines.tensorrt import compute_capability
 from serving.errors import BuildFailed, EngineFailed, LockstepError, OperatorUnsupported, SpecInvalid
@@ -106,16 +106,20 @@ def onnx_fp16_row(sources: Sources, computed: Computed, folder: Path, say: Say) 
     return network_row("onnx_fp16", compared, meter.counting(run), computed.reference, judge_of(sources), gate)
 
 
-def cpu_engine_rows(sources: Sources, computed: Computed, folder: Path, proof: Proof, say: Say) -> None:
+def cpu_engine_rows(
+    sources: Sources, computed: Computed, folder: Path, proof: Proof, say: Say, served_in: str = ""
+) -> None:
     """A row for each engine of the spec that this machine runs; the first is the one that is served.
 
-    OpenVINO is tried in bf16 where the CPU computes it; what the gates refuse is served in f32.
+    OpenVINO is tried in bf16 where the CPU computes it; what the gates refuse is served in f32. `served_in` names the
+    precision of a version that is published already: no other is tried for it.
     """
     served = [name for name in sources.spec.engines if name in ON_CPU]
     if not served:
         raise SpecInvalid(f"{sources.spec.name}: engines: none of {ON_CPU}, so nothing can be served on a CPU")
     for name in served:
-        row, precision, info = _engine_with_its_precision(sources, computed, folder, name, proof, say)
+        wanted = (served_in,) if served_in and name == served[0] else precisions(name)
+        row, precision, info = _engine_with_its_precision(sources, computed, folder, name, wanted, proof, say)
         proof.rows.append(row)
         if name == served[0] and info is not None:
             proof.engine, proof.precision, proof.info = name, precision, info
@@ -130,33 +134,46 @@ def tensorrt_row(sources: Sources, computed: Computed, work: WorkFolder, library
         proof.rows.append(failed(stage, f"{library} build", f"{error.code}: {error}"))
         return
     proof.dtypes.update(built_dtypes(report))
-    built = built_row(stage, report, sources.spec.precision, why_no_device(report))
-    if built.status == "failed" or why_no_device(report):
-        proof.rows.append(built)
-        return
+    words = {word.lower() for engine in report["engines"] for word in engine["targets"]}
+    built = built_row(stage, report, sources.spec.precision, why_no_device(words))
+    row = None if built.status == "failed" else on_device_row(sources, computed, work.path, library, proof, say)
+    proof.rows.append(replace(row, figures={**built.figures, **row.figures}) if row else built)
+
+
+def on_device_row(
+    sources: Sources, computed: Computed, folder: Path, library: str, proof: Proof, say: Say
+) -> StageRow | None:
+    """The library's engine of `folder`, run on this machine's GPU; None where there is no GPU, or no engine for it."""
+    words = {word for path in folder.glob(ARTIFACTS[library]) for word in path.name.split(".")[2].split("_")}
+    if why_no_device(words):
+        return None
     try:
-        with opened(library, work.path) as engine:
+        with opened(library, folder) as engine:
             row = one_engine_row(sources, computed, engine, say)
             proof.dtypes[f"{library} on the device"] = dtypes_of(engine.info, engine)
+            return row
     except EngineFailed as error:
-        row = failed(stage, built.compared, str(error))
-    proof.rows.append(replace(row, figures={**built.figures, **row.figures}))
+        return failed(f"engine_{library}", f"{library} on the device against the checkpoint", str(error))
 
 
-def why_no_device(report: Mapping[str, Any]) -> str:
-    """Why none of the built engines can run on this machine; '' where one can."""
+def why_no_device(built: Set[str]) -> str:
+    """Why no engine built for `built` (sm86 ...) can run on this machine; '' where one can."""
     try:
-        here = f"SM{compute_capability()}"
+        here = f"sm{compute_capability()}"
     except EngineFailed as error:
         return error.message
-    built = sorted({word for engine in report["engines"] for word in engine["targets"]})
-    return "" if here in built else f"this machine's GPU is {here}, engines were built for {', '.join(built)}"
+    return "" if here in built else f"this machine's GPU is {here}, engines were built for {', '.join(sorted(built))}"
 
 
 def _engine_with_its_precision(
-    sources: Sources, computed: Computed, folder: Path, name: EngineName, proof: Proof, say: Say
+    sources: Sources,
+    computed: Computed,
+    folder: Path,
+    name: EngineName,
+    wanted: tuple[str, ...],
+    proof: Proof,
+    say: Say,
 ) -> tuple[StageRow, str, EngineInfo | None]:
-    wanted = precisions(name)
     tried: dict[str, StageRow] = {}
     infos: dict[str, EngineInfo] = {}
     for precision in wanted:

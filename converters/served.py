@@ -27,6 +27,7 @@ from serving.types import Array, TaskResult
 SERVER = "the staged version through a private Triton, against the same engine in this process"
 GATEWAY = "the staged version through a private gateway and Triton, against the same engine in this process"
 RAW = "task raw: a JSON answer holds no numbers"
+RUNNING = "not asked: the certificate is run against one running server"
 
 
 def served_rows(
@@ -39,6 +40,28 @@ def served_rows(
         server, peak = _server_rows(staged, sources, proof, local, settings, say)
         score = score_row(sources, computed, local, say)
     return [*server, transport_row(), score, memory_row(peak)]
+
+
+def rows_of_running(
+    address: str, version_dir: Path, sources: Sources, computed: Computed, proof: Proof, say: Say
+) -> list[StageRow]:
+    """The same against a server that runs: a gateway (http://) or a Triton (grpc://); nothing is started."""
+    name, task = sources.spec.name, sources.spec.task
+    bundle = bundle_of(version_dir, sources, proof)
+    with opened(proof.engine, version_dir, proof.precision) as engine:
+        local = LocalRunner(ServedModel(bundle, engine), tensors_of(sources))
+        if address.startswith("grpc://"):
+            with TritonRunner(address, name, task, tensors_of(sources)) as triton:
+                row = _row("server", f"Triton at {address} against the same engine here", triton, local, sources, say)
+            rows = [row, not_run("gateway", GATEWAY, RUNNING)]
+        else:
+            with GatewayRunner(address, name, task) as gateway:
+                text = f"gateway at {address} against the same engine here"
+                row = not_run("gateway", text, RAW) if task == "raw" else _row(
+                    "gateway", text, gateway, local, sources, say
+                )  # fmt: skip
+            rows = [not_run("server", SERVER, RUNNING), row]
+        return [*rows, transport_row(), score_row(sources, computed, local, say)]
 
 
 def score_row(sources: Sources, computed: Computed, local: Runner, say: Say) -> StageRow:
@@ -106,7 +129,7 @@ def _gateway_row(
     say("start a private gateway")
     try:
         with (
-            private_gateway(staged, triton_url, settings, staged.parent.parent) as address,
+            private_gateway(staged, triton_url, settings) as address,
             GatewayRunner(address, sources.spec.name, sources.spec.task) as runner,
         ):
             return _row("gateway", GATEWAY, runner, local, sources, say)
