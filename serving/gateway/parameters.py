@@ -30,8 +30,12 @@ _JSON_TYPES: Mapping[str, tuple[type, ...]] = {
 
 
 def parameters_of(spec: ModelSpec) -> dict[str, Parameter]:
-    """Every parameter that a model takes; `scenario` only where the spec has scenarios."""
-    common = {n: p for n, p in COMMON_PARAMETERS.items() if n != "scenario" or spec.thresholds}
+    """Every parameter that a model takes: `scenario` where the spec has scenarios, `roi` where it takes pictures."""
+    common = dict(COMMON_PARAMETERS)
+    if not spec.thresholds:
+        del common["scenario"]
+    if spec.preprocess is None:
+        del common["roi"]
     return {**task_named(spec.task).parameters, **common}
 
 
@@ -77,6 +81,13 @@ def checked(given: Mapping[str, Any], spec: ModelSpec) -> dict[str, Any]:
         raise ParameterInvalid(f"roi: expected x1,y1,x2,y2 as whole pixels, got {_shown(str(given['roi']))!r}")
     parse_parameters(task_named(spec.task), spec, given)
     return {name: known[name].parse(name, value) for name, value in given.items()}
+
+
+def whole(value: Any) -> int | None:
+    """A JSON number without a fraction (132 and 132.0 are the same number there), None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        return None
+    return int(value)
 
 
 def to_wire(parameters: Mapping[str, Any]) -> dict[str, str | int | bool]:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.bundle import ModelBundle
-from serving.errors import InputError, ParameterInvalid, ServingError
+from serving.errors import InputError, ServingError
 from serving.gateway import errors
 from serving.gateway.bodies import Pictures, read_pictures
 from serving.gateway.context import Context, RequestState, body_of, context_of, deadline_of
@@ -39,7 +39,7 @@ async def infer(request: Request) -> Response:
     context.in_flight.check()  # a full house is said before the body is read
     body = await body_of(request, deadline)
     pictures = read_pictures(state.headers.get(b"content-type"), body, bundle.spec)
-    parameters = _merge(query, pictures.parameters)
+    parameters = {**query, **pictures.parameters}  # what stands in the body is closer to the picture, and wins
     started = time.perf_counter()
     with context.in_flight.take(len(pictures.encoded)):
         if pictures.batch:
@@ -48,13 +48,6 @@ async def infer(request: Request) -> Response:
     times = stage_times(context, bundle, document)
     times["server"] = (time.perf_counter() - started) * 1e3
     return Response(document, 200, {"server-timing": server_timing(times)}, JSON)
-
-
-def _merge(query: Mapping[str, Any], body: Mapping[str, Any]) -> Mapping[str, Any]:
-    twice = query.keys() & body.keys()
-    if twice:
-        raise ParameterInvalid(f"{sorted(twice)[0]}: given in the query and in the body")
-    return {**query, **body} if body else query
 
 
 async def _answer_batch(

@@ -21,7 +21,7 @@ from serving.gateway import v2_codec
 from serving.gateway.context import RequestState, body_of, context_of, deadline_of, remaining
 from serving.gateway.inference import call
 from serving.gateway.limits import MAX_TIMEOUT_MS
-from serving.gateway.parameters import from_json, to_wire
+from serving.gateway.parameters import from_json, to_wire, whole
 from serving.gateway.routing import Handler, add
 from serving.ports import ServerRequest
 
@@ -132,9 +132,9 @@ def _check_type(content_type: bytes | None) -> None:
 def _parameters(given: Mapping[str, Any], bundle: ModelBundle, deadline: float) -> tuple[dict[str, Any], float]:
     """The task's parameters, and the deadline after Triton's own `timeout` parameter (microseconds)."""
     own = dict(given)
-    timeout = own.pop("timeout", None)
-    if timeout is not None:
-        if not isinstance(timeout, int) or isinstance(timeout, bool) or not 1 <= timeout <= MAX_TIMEOUT_MS * 1000:
+    if "timeout" in own:
+        timeout = whole(own.pop("timeout")) or 0
+        if not 1 <= timeout <= MAX_TIMEOUT_MS * 1000:
             raise ParameterInvalid(f"timeout: expected 1 to {MAX_TIMEOUT_MS * 1000} microseconds")
         deadline = min(deadline, asyncio.get_running_loop().time() + timeout / 1e6)
     return from_json(own, bundle.spec), deadline

@@ -89,8 +89,14 @@ def _bodies(bundle: ModelBundle) -> Schema:
 def _model_paths(names: Sequence[str]) -> dict[str, Schema]:
     certificate = {**json({"type": "object"}), "text/html": {"schema": {"type": "string"}}}
     proof = "The proof that the model computes what its checkpoint did"
+    models = get("models", "The models and their state", json(schemas_answers.MODELS))
+    first = {"name": "$response.body#/models/0/name"}
+    models["get"]["responses"]["200"]["links"] = {
+        operation: {"operationId": operation, "parameters": first}
+        for operation in ("model", "certificate", "v2_model", "v2_model_ready", "v2_model_config")
+    }
     return {
-        "/v1/models": get("models", "The models and their state", json(schemas_answers.MODELS)),
+        "/v1/models": models,
         "/v1/models/{name}": get("model", "One model", json(schemas_answers.MODEL), 404, names=names),
         "/v1/models/{name}/certificate": get("certificate", proof, certificate, 404, names=names),
     }

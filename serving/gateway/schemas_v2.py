@@ -88,21 +88,15 @@ def paths(catalogue: Catalogue) -> dict[str, Schema]:
 
 
 def _infer(bundle: ModelBundle, operation_id: str) -> Schema:
-    header = {
-        "name": "Inference-Header-Content-Length",
-        "in": "header",
-        "required": False,
-        "description": "length of the JSON before binary tensor data",
-        "schema": {"type": "integer", "minimum": 2, "maximum": 999_999_999},
-    }
     binary: Schema = {"schema": {"type": "string", "format": "binary"}}
     return {
         "operationId": operation_id,
-        "summary": "Tensors in, tensors out (KServe V2), JSON or binary tensor data",
-        "parameters": [header, *common_headers()],
+        "summary": "Tensors in, tensors out (KServe V2). With the header Inference-Header-Content-Length the body is"
+        " that many bytes of this JSON, then binary tensor data",
+        "parameters": common_headers(),
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": _request(bundle)}, "application/octet-stream": binary},
+            "content": json(_request(bundle)),
         },
         "responses": {
             "200": {

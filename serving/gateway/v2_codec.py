@@ -17,6 +17,7 @@ import orjson
 
 from serving.errors import BodyInvalid, InputError
 from serving.gateway.bodies import read_json
+from serving.gateway.parameters import whole
 from serving.ports import ServerReply, ServerTensor
 from serving.types import DATATYPES, Array, datatype_of
 
@@ -117,7 +118,9 @@ def _tensor(entry: Any, rest: bytes, where: str) -> tuple[ServerTensor, int]:
     _only(options, ("binary_data_size",), f"{where}.parameters", "shared memory is not served")
     if "binary_data_size" not in options:
         return ServerTensor(name, _from_list(entry.get("data"), datatype, shape, where)), 0
-    size = _typed(options["binary_data_size"], int, f"{where}.parameters.binary_data_size")
+    size = whole(options["binary_data_size"])
+    if size is None:
+        raise BodyInvalid(f"{where}.parameters.binary_data_size: expected a whole number")
     if "data" in entry:
         raise BodyInvalid(f"{where}: expected data or binary_data_size, got both")
     expected = math.prod(shape) * np.dtype(DATATYPES[datatype]).itemsize
@@ -151,10 +154,10 @@ def _from_list(data: Any, datatype: str, shape: Sequence[int], where: str) -> Ar
 
 def _shape(value: Any, where: str) -> tuple[int, ...]:
     shape = _typed(value, list, f"{where}.shape")
-    plain = all(isinstance(n, int) and not isinstance(n, bool) and 1 <= n <= MAX_SIDE for n in shape)
-    if not 1 <= len(shape) <= MAX_AXES or not plain:
+    sides = [whole(side) or 0 for side in shape]
+    if not 1 <= len(sides) <= MAX_AXES or not all(1 <= side <= MAX_SIDE for side in sides):
         raise BodyInvalid(f"{where}.shape: expected 1 to {MAX_AXES} whole numbers from 1, the batch first")
-    return tuple(shape)
+    return tuple(sides)
 
 
 def _outputs(entries: Sequence[Any], binary_default: bool) -> tuple[WantedOutput, ...]:
@@ -191,9 +194,9 @@ def _only(entry: Mapping[str, Any], known: Sequence[str], where: str, hint: str 
 
 
 def _typed(value: Any, kind: type, where: str) -> Any:
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+    if not isinstance(value, kind):
         raise BodyInvalid(f"{where}: expected {_WORDS[kind]}, got {type(value).__name__}")
     return value
 
 
-_WORDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number", bool: "true or false"}
+_WORDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,8 @@ def gateways(folder: Path) -> Iterator[Start]:
     """A function that starts gateways, by settings; all are ended, and their workers with them, after the block."""
     started: list[Running] = []
 
-    def run(delay: float = 0.0, **settings: Any) -> Running:
-        started.append(launch(folder, len(started), delay, settings))
+    def run(delay: float = 0.0, only: Sequence[str] = (), **settings: Any) -> Running:
+        started.append(launch(folder, len(started), delay, settings, only))
         wait_ready(started[-1])
         return started[-1]
 
@@ -88,11 +88,11 @@ def gateways(folder: Path) -> Iterator[Start]:
             stop(gateway)
 
 
-def launch(folder: Path, number: int, delay: float, settings: dict[str, Any]) -> Running:
+def launch(folder: Path, number: int, delay: float, settings: dict[str, Any], only: Sequence[str] = ()) -> Running:
     """Start one; it listens when this returns."""
     log = folder / f"gateway{number}.log"
     command = [sys.executable, "-m", "serving.testing.stub_gateway", str(folder / f"models{number}")]
-    command += ["--delay", str(delay)]
+    command += ["--delay", str(delay), *(word for name in only for word in ("--only", name))]
     for name, value in {"drain_s": 0, **settings}.items():
         command += ["--set", f"{name}={value}"]
     with log.open("w") as file:

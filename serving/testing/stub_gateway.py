@@ -25,11 +25,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--only", action="append", default=[], help="a model to serve (all)")
     parser.add_argument("--set", action="append", default=[], help="name=value of a setting")
     given = parser.parse_args()
     overrides = dict(text.split("=", 1) for text in given.set)
     settings = load_settings(None, {}, **{"port": 0, **overrides}).settings
     bundles = stub_bundles(given.folder)
+    if given.only:
+        bundles = {name: bundles[name] for name in given.only}
     serve(settings, bundles, stub_canaries(bundles), lambda: _server(bundles, given.delay), _announce)
 
 

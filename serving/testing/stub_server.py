@@ -14,7 +14,7 @@ from serving.gateway.readiness import REQUEST_ID
 from serving.ports import ServerRequest
 from serving.tasks import task_named
 from serving.testing.fake_triton import FakeModel, FakeTriton
-from serving.types import Array, Classification, Detections, Embedding, TaskResult, TensorSpec
+from serving.types import Array, Classification, Detections, Embedding, RawTensors, TaskResult, TensorSpec
 
 PICTURE: bytes = cv2.imencode(".png", np.arange(96 * 96 * 3, dtype=np.uint8).reshape(96, 96, 3))[1].tobytes()
 _PICTURES = (TensorSpec("image", "UINT8", (-1,)), TensorSpec("frame", "UINT8", (-1, -1, 3)))
@@ -50,7 +50,7 @@ class StubServer(FakeTriton):
             "model_version": str(bundle.version),
             "certificate_id": bundle.certificate_id,
             "task": bundle.spec.task,
-            "image": {"width": 96, "height": 96},
+            **({} if bundle.spec.task == "raw" else {"image": {"width": 96, "height": 96}}),
             **task_named(bundle.spec.task).to_document(_result(bundle), bundle.labels),
             "timings_ms": {"decode": 1.5, "preprocess": 0.25, "infer": 2.0, "postprocess": 0.125},
         }
@@ -58,11 +58,15 @@ class StubServer(FakeTriton):
     def _model(self, bundle: ModelBundle, seconds: float) -> FakeModel:
         raw = bundle.spec.task == "raw"
         inputs = [TensorSpec(t.name, t.datatype, t.shape) for t in bundle.spec.inputs] if raw else _PICTURES
-        outputs = (
-            [TensorSpec("y", "FP32", (4,))] if raw else [*task_named(bundle.spec.task).outputs(bundle.spec), _RESULT]
-        )
+        typed = [TensorSpec("y", "FP32", (4,))] if raw else task_named(bundle.spec.task).outputs(bundle.spec)
         return FakeModel(
-            bundle.name, self._compute, inputs, outputs, str(bundle.version), optional=not raw, seconds=seconds
+            bundle.name,
+            self._compute,
+            inputs,
+            [*typed, _RESULT],
+            str(bundle.version),
+            optional=not raw,
+            seconds=seconds,
         )
 
     def _compute(self, request: ServerRequest) -> Mapping[str, Array]:
@@ -71,12 +75,13 @@ class StubServer(FakeTriton):
         if answer is not None:
             return answer
         bundle = self.bundles[request.model_name]
-        if bundle.spec.task == "raw":
-            return {"y": np.asarray(request.tensors[0].array, np.float32) + 1}
-        typed = task_named(bundle.spec.task).to_tensors(_result(bundle), bundle.spec)
-        typed = {"result": np.frombuffer(orjson.dumps(self.document(request.model_name)), np.uint8), **typed}
         rows = len(request.tensors[0].array)
-        return {name: np.stack([array] * rows) for name, array in typed.items()}
+        result = np.frombuffer(orjson.dumps(self.document(request.model_name)), np.uint8)
+        answers = {"result": np.stack([result] * rows)}
+        if bundle.spec.task == "raw":
+            return {"y": np.asarray(request.tensors[0].array, np.float32) + 1, **answers}
+        typed = task_named(bundle.spec.task).to_tensors(_result(bundle), bundle.spec)
+        return {**{name: np.stack([array] * rows) for name, array in typed.items()}, **answers}
 
 
 def _result(bundle: ModelBundle) -> TaskResult:
@@ -84,5 +89,7 @@ def _result(bundle: ModelBundle) -> TaskResult:
         return Classification(np.array([1]), np.array([0.9], np.float32))
     if bundle.spec.task == "embedding":
         return Embedding(np.array([0.6, 0.8], np.float32))
+    if bundle.spec.task == "raw":
+        return RawTensors({"y": np.zeros(4, np.float32)})
     box = np.array([[1, 2, 30, 40]], np.float32)
     return Detections(box, np.array([0.9], np.float32), np.array([0]))

@@ -129,9 +129,10 @@ def test_more_pictures_than_the_limit(client: TestClient) -> None:
     assert "at most 32" in body["detail"]
 
 
-def test_the_same_parameter_in_query_and_body(client: TestClient) -> None:
-    answer = client.post(DIGITS + "?top_k=2", json={"image": b64(PICTURE), "parameters": {"top_k": 2}})
-    assert "query and in the body" in assert_problem(answer, 422, "parameter_invalid")["detail"]
+def test_the_body_wins_over_the_query(client: TestClient, server: StubServer) -> None:
+    body = {"image": b64(PICTURE), "parameters": {"top_k": 3}}
+    assert client.post(DIGITS + "?top_k=2&score_threshold=0.5", json=body).status_code == 200
+    assert sent(server).parameters == {"top_k": 3, "score_threshold": "0.5"}
 
 
 def test_multipart_one_file_with_parameters(client: TestClient, server: StubServer) -> None:

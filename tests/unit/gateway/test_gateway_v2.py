@@ -29,7 +29,10 @@ def test_looking_around(client: TestClient) -> None:
             "versions": ["1"],
             "platform": "python",
             "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}],
-            "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 4]}],
+            "outputs": [
+                {"name": "y", "datatype": "FP32", "shape": [-1, 4]},
+                {"name": "result", "datatype": "UINT8", "shape": [-1, -1]},
+            ],
         }
         config = client.get(prefix + "/config").json()
         assert config["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [4]}]
@@ -52,7 +55,7 @@ def test_a_model_that_is_down(client: TestClient, server: StubServer) -> None:
 
 
 def test_json_in_json_out(client: TestClient, server: StubServer) -> None:
-    answer = client.post(ADDER, json={"id": "my-7", "inputs": [X]})
+    answer = client.post(ADDER, json={"id": "my-7", "inputs": [X], "outputs": [{"name": "y"}]})
     assert answer.json() == {
         "model_name": "adder",
         "model_version": "1",
@@ -73,7 +76,7 @@ def test_binary_both_ways(client: TestClient) -> None:
     x = np.arange(8, dtype=np.float32).reshape(2, 4)
     entry = {"name": "x", "datatype": "FP32", "shape": [2, 4], "parameters": {"binary_data_size": 32}}
     for extra in (
-        {"parameters": {"binary_data_output": True}},
+        {"parameters": {"binary_data_output": True}, "outputs": [{"name": "y"}]},
         {"outputs": [{"name": "y", "parameters": {"binary_data": True}}]},
     ):
         body, headers = binary({"inputs": [entry], **extra}, x)
@@ -147,7 +150,16 @@ def test_bad_requests_say_where(client: TestClient, document: dict[str, Any], sa
 
 
 @pytest.mark.parametrize(
-    "parameters", [{"sequence_id": 1}, {"priority": 1}, {"timeout": 0}, {"timeout": True}, {"top_k": 1}]
+    "parameters",
+    [
+        {"sequence_id": 1},
+        {"priority": 1},
+        {"timeout": 0},
+        {"timeout": 1.5},
+        {"roi": "0,0,1,1"},
+        {"timeout": True},
+        {"top_k": 1},
+    ],
 )
 def test_parameters_that_are_not_served(client: TestClient, parameters: dict[str, Any]) -> None:
     answer = client.post(ADDER, json={"inputs": [X], "parameters": parameters})
@@ -170,7 +182,7 @@ def test_binary_sizes_have_to_add_up(client: TestClient) -> None:
 
 
 def test_nothing_that_json_cannot_carry_goes_out_as_null(client: TestClient, server: StubServer) -> None:
-    server.hook = lambda request: {"y": np.array([[1, np.nan, 3, 4]], np.float32)}
+    server.hook = lambda request: {n: np.array([[1, np.nan, 3, 4]], np.float32) for n in ("y", "result")}
     assert "binary_data" in assert_problem(client.post(ADDER, json={"inputs": [X]}), 422, "input_invalid")["hint"]
     answer = client.post(ADDER, json={"inputs": [X], "parameters": {"binary_data_output": True}})
     assert answer.status_code == 200
