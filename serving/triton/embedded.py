@@ -83,7 +83,7 @@ class EmbeddedTriton:
             raise
 
     def ready(self) -> bool:
-        """Whether every model's last canary was right and is not old."""
+        """Whether every model's last canary was right."""
         return bool(self._watches) and all(m.ready for m in self.states())
 
     def states(self) -> list[ServerModel]:

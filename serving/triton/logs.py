@@ -14,7 +14,13 @@ _ISO8601 = re.compile(r"^\d{4}-\d\d-\d\dT[\d:.]+Z ([IWEFV]) \d+ (\S+?):\d+\] ?(.
 _DEFAULT = re.compile(r"^([IWEFV])\d{4} [\d:.]+ \d+ (\S+?):\d+\] ?(.*)$", re.DOTALL)
 _LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "error", "V": "debug"}
 # Said at every start on a machine without a GPU.
-_CPU_NOISE = ("CUDA driver version is insufficient", "CudaDriverHelper", "CUDA memory pool disabled")
+_CPU_NOISE = (
+    "CUDA driver version is insufficient",
+    "CudaDriverHelper",
+    "CUDA memory pool disabled",
+    "pinned system memory",
+    "create stream",
+)
 _TABLE = ("+--", "|")
 UNHEALTHY_STUB = "is not healthy"
 

@@ -23,6 +23,8 @@ from serving.tuning import Tuning, read_tuning
 CONFIG = "config.pbtxt"
 _PREFIX = "triton-"
 _SHM_PREFIX = "lockstep_"
+# Folders of a run, and those that `tune` makes its copies in.
+_RUN = re.compile(r"^(?:triton|tune)-(\d+)-[0-9a-f]+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +125,10 @@ def instances_of(text: str) -> int:
 def reap(parent: Path) -> list[Path]:
     """Remove folders and shared memory of runs whose process is gone; the folders."""
     gone = []
-    for folder in parent.glob(f"{_PREFIX}*-*") if parent.is_dir() else ():
-        pid = folder.name.removeprefix(_PREFIX).split("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+    for folder in parent.iterdir() if parent.is_dir() else ():
+        named = _RUN.match(folder.name)
+        pid = named[1] if named else ""
+        if pid and not psutil.pid_exists(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
             remove_shared_memory(f"{_SHM_PREFIX}{pid}_")
             gone.append(folder)

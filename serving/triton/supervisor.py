@@ -52,7 +52,8 @@ class Supervisor(threading.Thread):
         self._environment = environment(home, settings)
         self._runtime, self._control, self._watches, self._on_line = runtime, control, watches, on_line
         self._stopping = threading.Event()
-        self._pool = ThreadPoolExecutor(LOADERS, thread_name_prefix="triton-model")
+        # One thread a model at most: models that hang must not keep the others from being watched.
+        self._pool = ThreadPoolExecutor(max(LOADERS, len(watches)), thread_name_prefix="triton-model")
         self.first_look = threading.Event()
         self.failure = ""
         self.restarts = 0

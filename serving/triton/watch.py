@@ -78,7 +78,7 @@ class ModelWatch:
             if self._canary is None:
                 kept = self.runtime.folder if self.settings.staging else None
                 self._canary = canary_of(self.version_dir, self.settings, self.target, kept)
-            self.loaded, self.failures = True, 0
+            self.loaded, self.failures, self._executions = True, 0, 0
         except LockstepError as error:
             self.loaded = False
             self._not_ready(str(error))

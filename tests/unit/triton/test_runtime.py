@@ -89,7 +89,8 @@ def test_without_triton_the_message_says_what_is_missing_and_how_to_get_it(tmp_p
 
 def test_what_killed_runs_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     dead, alive, other = tmp_path / "triton-4194305-ab", tmp_path / "triton-1-ab", tmp_path / "something"
-    for folder in (dead, alive, other):
+    tuned = tmp_path / "tune-4194305-cd"
+    for folder in (dead, alive, other, tuned):
         folder.mkdir()
-    assert reap(tmp_path) == [dead]
-    assert not dead.exists() and alive.exists() and other.exists()
+    assert sorted(reap(tmp_path)) == [dead, tuned]
+    assert not dead.exists() and not tuned.exists() and alive.exists() and other.exists()
