@@ -19,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from converters.job import REPORT, ChildJob, ChildReport, Limits
+from serving.config import load_settings
 from serving.errors import CheckpointRefused, ConversionError, LockstepError, StorageFailed, subclasses_by_code
 
 Progress = Callable[[str], None]
@@ -66,6 +67,7 @@ def _environment(job: ChildJob, limits: Limits) -> dict[str, str]:
         "PYTHONHASHSEED": "0",
         "PYTHONNOUSERSITE": "1",
         "LANG": "C.UTF-8",
+        "LOCKSTEP_CACHE_DIR": str((job.cache or load_settings().settings.cache_dir).resolve()),
         "HOME": str(job.folder),
         "TMPDIR": str(job.folder),
         "OMP_NUM_THREADS": threads,

@@ -41,7 +41,8 @@ class ChildJob:
 
     folder: where it reads and writes; checkpoint: the file (None with action `check`: random weights); spec_folder: put
     on the import path, as are `import_paths`, for the factory and the training side; inputs: npz of our samples
-    (arrays.save_samples), None for a job without eager outputs; pictures: encoded files for the training side.
+    (arrays.save_samples), None for a job without eager outputs; pictures: encoded files for the training side; cache:
+    where importers keep packages, which the functions that read constants out of them look in (None: the setting).
     """
 
     action: Literal["convert", "check"]
@@ -54,6 +55,7 @@ class ChildJob:
     import_paths: tuple[Path, ...] = ()
     batch: int = 8
     seed: int = 0
+    cache: Path | None = None
 
     def to_json(self) -> str:
         """The job as JSON text."""
@@ -61,7 +63,7 @@ class ChildJob:
         value["spec"] = self.spec.model_dump(mode="json")
         for name in ("pictures", "import_paths"):
             value[name] = [str(path) for path in value[name]]
-        for name in ("folder", "spec_folder", "checkpoint", "inputs"):
+        for name in ("folder", "spec_folder", "checkpoint", "inputs", "cache"):
             value[name] = None if value[name] is None else str(value[name])
         return json.dumps(value)
 
@@ -72,7 +74,7 @@ class ChildJob:
         value["spec"] = ModelSpec.model_validate(value["spec"])
         for name in ("pictures", "import_paths"):
             value[name] = tuple(Path(path) for path in value[name])
-        for name in ("folder", "spec_folder", "checkpoint", "inputs"):
+        for name in ("folder", "spec_folder", "checkpoint", "inputs", "cache"):
             value[name] = None if value[name] is None else Path(value[name])
         return cls(**value)
 

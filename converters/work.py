@@ -12,6 +12,7 @@ from converters.arrays import load_samples, save_samples
 from converters.job import RAW_ONNX, REFERENCE, TRAINING, ChildJob, ChildReport, Limits
 from converters.signature import example_inputs, network_inputs
 from serving.errors import SpecInvalid
+from serving.spec import ConstantsSpec
 from serving.types import Array
 
 Progress = Callable[[str], None]
@@ -41,14 +42,15 @@ def do(job: ChildJob, limits: Limits, isolation: Mapping[str, str], progress: Pr
     if inputs:
         outputs = eager.eager_outputs(opened.module, job.spec, inputs, job.batch, progress)
         save_samples(job.folder / REFERENCE, outputs)
-    labels = training_calls.constant_of(job.spec.constants.labels_source, "constants.labels_source")
+    sources = ConstantsSpec() if job.action == "check" else job.spec.constants
+    labels = training_calls.constant_of(sources.labels_source, "constants.labels_source")
     return ChildReport(
         load=opened.report,
         exporter=exporter,
         samples=len(inputs),
         training_pixels=bool(training) and "pixels" in training[0],
         training_tensors=bool(training) and "tensor" in training[0],
-        constants=training_calls.constant_of(job.spec.constants.source, "constants.source"),
+        constants=training_calls.constant_of(sources.source, "constants.source"),
         source_labels=None if labels is None else tuple(map(str, labels)),
         versions=_versions(),
         isolation=isolation,

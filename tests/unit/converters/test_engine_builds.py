@@ -1,4 +1,4 @@
-"""Engine files: OpenVINO IR that answers, TensorRT-RTX whose dtypes are those of the parsed network, never of its name."""
+"""Engine files: OpenVINO IR that answers, TensorRT-RTX whose dtypes are those of the parsed network, not of a name."""
 
 from __future__ import annotations
 
