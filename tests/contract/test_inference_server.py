@@ -162,6 +162,10 @@ def test_an_unknown_parameter_is_named(make: Make) -> None:
     assert "colour_count" in str(refused(make, colours(RED, colour_count=3), ParameterInvalid))
 
 
+def test_a_parameter_that_triton_keeps_for_itself_is_refused(make: Make) -> None:
+    refused(make, colours(RED, priority=3), ParameterInvalid)
+
+
 def test_a_parameter_out_of_range_is_refused(make: Make) -> None:
     refused(make, colours(RED, top_k=0), ParameterInvalid)
 

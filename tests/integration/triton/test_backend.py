@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from triton_support import COLOURS, image_input, picture, png, shared_triton
 
+from serving.adapters.triton import infer_once
 from serving.errors import EngineFailed
+from serving.ports import ServerRequest, ServerTensor
 from serving.triton.control import Control
 from serving.types import Array
 
@@ -100,6 +102,13 @@ def test_raw_tensors_of_several_samples(control: Control) -> None:
     a = np.arange(12, dtype=np.float32).reshape(3, 4)
     answer = control.infer("adder", {"a": a, "b": np.ones_like(a)}, {}, ("sum",), 10)
     np.testing.assert_array_equal(answer["sum"], a + 1)
+
+
+def test_a_program_without_an_event_loop_asks_once(request: pytest.FixtureRequest) -> None:
+    tensors = [ServerTensor("image", image_input(png(picture(255, 0, 0))))]
+    asked = ServerRequest("colours", tensors, {"top_k": 1}, ("class_id",))
+    reply = infer_once(f"grpc://{shared_triton(request).grpc_url}", asked, 10)
+    assert reply.tensors["class_id"].tolist() == [[0]]
 
 
 def test_every_answer_of_the_python_stub_is_silent(request: pytest.FixtureRequest, control: Control) -> None:
