@@ -75,7 +75,7 @@ def state_dict_of(manifest: list[Any], weights: bytes) -> dict[str, Any]:
         state[f"{ours}.pointwise.weight"] = _oihw(arrays[f"conv{number}/pointwise_filter"])
         state[f"{ours}.pointwise.bias"] = arrays[f"conv{number}/bias"]
     state |= {"head.weight": _oihw(arrays["conv8/filters"]), "head.bias": arrays["conv8/bias"]}
-    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in state.items()}
+    return {name: torch.from_numpy(np.array(value, order="C")) for name, value in state.items()}
 
 
 def dequantised(manifest: list[Any], weights: bytes) -> dict[str, npt.NDArray[np.float32]]:

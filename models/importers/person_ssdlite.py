@@ -111,7 +111,7 @@ def state_dict_of(graph: FrozenGraph) -> dict[str, Any]:
             weights = graph.constant(f"BoxPredictor_{level}/{theirs}/weights")
             state[f"predictors.{level}.{ours}.weight"] = weights.transpose(3, 2, 0, 1)
             state[f"predictors.{level}.{ours}.bias"] = graph.constant(f"BoxPredictor_{level}/{theirs}/biases")
-    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in state.items()}
+    return {name: torch.from_numpy(np.array(value, order="C")) for name, value in state.items()}
 
 
 _BATCH_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}

@@ -47,6 +47,8 @@ def network(imported: Callable[[str], ImportedModel]) -> Any:
     net = ssdlite_mobilenet_v2(classes=1, size=300)
     state = torch.load(imported("person_ssdlite").checkpoint, weights_only=True)
     net.load_state_dict(state, strict=True)
+    shapes = {name: value.shape for name, value in net.state_dict().items()}
+    assert {name: value.shape for name, value in state.items()} == shapes, "load_state_dict forgives [1] for []"
     return net.eval()
 
 
