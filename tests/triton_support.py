@@ -187,9 +187,9 @@ def shared_triton(request: pytest.FixtureRequest) -> EmbeddedTriton:
     stash = request.config.stash
     if _SHARED not in stash:
         folder = Path(tempfile.mkdtemp(prefix="lockstep-test-triton-"))
+        request.config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
         models = standard_models(folder / "repository")
         triton = EmbeddedTriton(folder / "repository", models, settings_for(folder, canary_interval_s=2.0))
-        request.config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
         request.config.add_cleanup(triton.stop)
         triton.start(strict=True)
         triton.wait_ready(30)
