@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
 
-from serving.align.ledger import EMPTY_BALANCE, Balance, Posted, TimelineLedger
+from serving.align.ledger import EMPTY_BALANCE, UNKNOWN_PTS, Balance, Posted, TimelineLedger
 from serving.frames import DroppedRun, DropReason, FrameRecord, LedgerKey, Outcome, Posting, TimelineRecord
 
 NS_PER_S = 1_000_000_000
@@ -54,6 +54,8 @@ class CloseRule:
 class Accountant:
     """Merge, accounting and close for every source of one partition."""
 
+    ledger_class: type[TimelineLedger] = TimelineLedger
+
     def __init__(self, rule: CloseRule | None = None) -> None:
         self.counters = AccountCounters()
         self.forged: deque[Posting] = deque(maxlen=1024)
@@ -96,7 +98,7 @@ class Accountant:
         self.counters.repeated_frames += last < ledger.next_seq
         out: list[OutcomeRecord] = []
         while ledger.next_seq < first:
-            out += self._accept(source_id, epoch, ledger, None, DropReason.RETENTION, now_ns)
+            out += self._accept(source_id, epoch, ledger, UNKNOWN_PTS, DropReason.RETENTION, now_ns)
         while ledger.next_seq <= last:
             out += self._accept(source_id, epoch, ledger, pts_ns, self._reason(record), now_ns)
         return out
@@ -157,7 +159,7 @@ class Accountant:
     def _ledger(self, source_id: str, epoch: int, pipelines: tuple[str, ...]) -> TimelineLedger:
         ledgers = self._sources.setdefault(source_id, {})
         if epoch not in ledgers:
-            ledger = ledgers[epoch] = TimelineLedger(self._pipelines.pop((source_id, epoch), pipelines))
+            ledger = ledgers[epoch] = self.ledger_class(self._pipelines.pop((source_id, epoch), pipelines))
             ledger.restore(self._restored.pop((source_id, epoch), {}))
         self._newest[source_id] = max(epoch, self._newest.get(source_id, 0))
         return ledgers[epoch]

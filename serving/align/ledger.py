@@ -14,6 +14,9 @@ from serving.align.merge import merge
 from serving.frames import Outcome, Status
 
 
+UNKNOWN_PTS = -1  # of a frame whose record was deleted unread: it takes what it is given
+
+
 class Posted(Enum):
     """What became of an outcome that was posted."""
 
@@ -94,7 +97,7 @@ class TimelineLedger:
         return self._closed_below
 
     def accept(self, now_ns: int, pts_ns: int | None) -> int:
-        """A place for the next frame, received now; pts_ns None where it has none."""
+        """A place for the next frame, received now; pts_ns None where it has none, UNKNOWN_PTS if nobody can tell."""
         closed = self._restored.pop(self.next_seq, {})
         self._count(closed)
         self._entries.append(_Entry(now_ns, pts_ns, dict(closed), frozenset(closed)))
@@ -123,7 +126,7 @@ class TimelineLedger:
         if seq < self._closed_below:
             return Posted.EXPIRED
         entry = self._entries[seq - self._closed_below]
-        if pts_ns != entry.pts_ns:
+        if pts_ns != entry.pts_ns and entry.pts_ns != UNKNOWN_PTS:
             return Posted.UNKNOWN
         if pipeline in entry.closed:
             return Posted.EXPIRED

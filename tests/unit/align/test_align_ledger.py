@@ -131,6 +131,8 @@ def test_a_hole_in_frame_seq_was_deleted_unread() -> None:
     accountant.timeline(TimelineRecord("s", 1, "me", Fraction(1, S), 0, 0, None, P))
     accountant.frame(frame(3), 0)
     assert dict(accountant.total("s", "a").reasons) == {"retention": 3}
+    accountant.post(post(1, result()), 0)  # somebody else read it in time
+    assert dict(accountant.total("s", "a").reasons) == {"retention": 2} and accountant.counters.forged == 0
 
 
 def test_frames_of_a_lower_epoch_after_a_higher_one_are_fenced() -> None:
