@@ -13,7 +13,6 @@ from enum import Enum
 from serving.align.merge import merge
 from serving.frames import Outcome, Status
 
-
 UNKNOWN_PTS = -1  # of a frame whose record was deleted unread: it takes what it is given
 
 
