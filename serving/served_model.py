@@ -4,6 +4,7 @@ and the certificate all call this one flow, so they cannot differ.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -125,7 +126,7 @@ class ServedModel:
         result = self.task.postprocess(raw, sample.transform, self.bundle.spec, sample.parameters)
         if sample.roi and isinstance(result, Detections):
             shift = np.array([*sample.roi[:2], *sample.roi[:2]], np.float32)
-            result = Detections(result.xyxy + shift, result.confidence, result.class_id, result.tracker_id)
+            result = dataclasses.replace(result, xyxy=result.xyxy + shift)
         post_ms = (time.perf_counter() - started) * 1e3
         timings = {**sample.timings_ms, "infer": infer_ms, "postprocess": post_ms}
         return InferResponse(result, sample.image, timings, sample.pixels_sha256)

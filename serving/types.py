@@ -103,21 +103,24 @@ class Detections(TaskResult):
     """Boxes of one picture as a struct of arrays, best first.
 
     xyxy: float32 [n, 4] in source pixels; confidence: float32 [n] in 0..1; class_id: int64 [n];
-    tracker_id: int64 [n] or None where nothing was tracked.
+    tracker_id: int64 [n] or None where nothing was tracked; runner_up: float32 [n] or None, the confidence of the best
+    box that each one suppressed (0 where it suppressed none): how close non-maximum suppression was to another choice.
     """
 
     xyxy: FloatArray
     confidence: FloatArray
     class_id: IntArray
     tracker_id: IntArray | None = None
+    runner_up: FloatArray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.xyxy)
         _expect(self.xyxy.shape == (n, 4), "Detections.xyxy", "shape [n, 4]", self.xyxy.shape)
         _expect(self.confidence.shape == (n,), "Detections.confidence", f"shape [{n}]", self.confidence.shape)
         _expect(self.class_id.shape == (n,), "Detections.class_id", f"shape [{n}]", self.class_id.shape)
-        if self.tracker_id is not None:
-            _expect(self.tracker_id.shape == (n,), "Detections.tracker_id", f"shape [{n}]", self.tracker_id.shape)
+        for name in ("tracker_id", "runner_up"):
+            column = getattr(self, name)
+            _expect(column is None or column.shape == (n,), f"Detections.{name}", f"shape [{n}]", np.shape(column))
 
     def __len__(self) -> int:
         return len(self.xyxy)

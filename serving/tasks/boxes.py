@@ -20,22 +20,27 @@ def _area(boxes: Array) -> Array:
     return np.asarray(np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1))
 
 
-def nms(xyxy: Array, confidence: Array, class_id: Array, threshold: float, *, agnostic: bool, limit: int) -> IntArray:
-    """Greedy non-maximum suppression: indices kept, best first, at most `limit`.
+def nms(
+    xyxy: Array, confidence: Array, class_id: Array, threshold: float, *, agnostic: bool, limit: int
+) -> tuple[IntArray, FloatArray]:
+    """Greedy non-maximum suppression: (indices kept, best first, at most `limit`; confidence of each one's runner-up).
 
     A box goes when its IoU with a better kept box is over `threshold` (the rule of TensorFlow and torchvision).
-    Class by class unless `agnostic`; ties in confidence go to the lower index.
+    Class by class unless `agnostic`; ties in confidence go to the lower index. The runner-up is the best box that a
+    kept one suppressed, 0 where there is none.
     """
     order = np.argsort(-confidence, kind="stable")
     kept: list[int] = []
+    runner_up: list[float] = []
     while len(order) and len(kept) < limit:
         best, rest = int(order[0]), order[1:]
-        kept.append(best)
         close = iou_matrix(xyxy[best : best + 1], xyxy[rest])[0] > threshold
         if not agnostic:
             close &= class_id[rest] == class_id[best]
+        kept.append(best)
+        runner_up.append(float(confidence[rest[close][0]]) if close.any() else 0.0)
         order = rest[~close]
-    return np.asarray(kept, np.int64)
+    return np.asarray(kept, np.int64), np.asarray(runner_up, np.float32)
 
 
 def match_boxes(a: Array, a_class: Array, b: Array, b_class: Array) -> tuple[list[tuple[int, int, float]], list[int]]:

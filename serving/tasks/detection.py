@@ -83,12 +83,19 @@ class DetectionTask:
         limit = int(parameters.get("max_detections") or options.max_detections)
         if options.nms == "none":
             keep = np.argsort(-confidence, kind="stable")[:limit]
+            runner_up = np.zeros(len(keep), np.float32)
         else:
-            keep = nms(boxes, confidence, class_id, options.nms_iou, agnostic=options.nms == "agnostic", limit=limit)
+            agnostic = options.nms == "agnostic"
+            keep, runner_up = nms(boxes, confidence, class_id, options.nms_iou, agnostic=agnostic, limit=limit)
         xyxy = transform.to_source(boxes[keep])
         solid = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
         keep = keep[solid]
-        return Detections(xyxy[solid], confidence[keep].astype(np.float32), class_id[keep].astype(np.int64))
+        return Detections(
+            xyxy[solid],
+            confidence[keep].astype(np.float32),
+            class_id[keep].astype(np.int64),
+            runner_up=runner_up[solid],
+        )
 
     def to_document(self, result: TaskResult, labels: Sequence[str]) -> dict[str, Any]:
         """`detections: [{xyxy, confidence, class_id, label, track_id?, origin}]`, best first."""
@@ -111,26 +118,28 @@ class DetectionTask:
     def agree(self, reference: TaskResult, candidate: TaskResult, gate: Gate, spec: ModelSpec) -> Agreement:
         """Every sure box of either side (confidence >= threshold + margin) has a partner of its class.
 
-        A partner has IoU >= gate.iou and a confidence within gate.score.
+        A partner has IoU >= gate.iou and a confidence within gate.score. Where the suppressed runner-up was within
+        gate.margin of the box, the choice between the two was a tie: the partner may be either, so it has to be one
+        that suppression takes for the same object (IoU >= options.nms_iou).
         """
         assert isinstance(reference, Detections) and isinstance(candidate, Detections)
-        worst = {"iou": 1.0, "score": 0.0, "unmatched": 0.0}
+        same_object = parse_options(DetectionOptions, spec).nms_iou
+        worst = {"iou": 1.0, "score": 0.0, "unmatched": 0.0, "ties": 0.0}
         for a, b in ((reference, candidate), (candidate, reference)):
-            sure = a.confidence >= gate.get("threshold", 0.3) + gate.get("margin", 0.0)
+            sure = np.flatnonzero(a.confidence >= gate.get("threshold", 0.3) + gate.get("margin", 0.0))
             pairs, alone = match_boxes(a.xyxy[sure], a.class_id[sure], b.xyxy, b.class_id)
             worst["unmatched"] += len(alone)
             for i, j, overlap in pairs:
-                worst["iou"] = min(worst["iou"], overlap)
-                worst["score"] = max(worst["score"], abs(float(a.confidence[sure][i] - b.confidence[j])))
-        ok = (
-            not worst["unmatched"]
-            and worst["iou"] >= gate.get("iou", 0.9)
-            and worst["score"] <= gate.get("score", 0.05)
-        )
-        why = (
-            "" if ok else f"unmatched {worst['unmatched']:.0f}, IoU {worst['iou']:.3f}, score off {worst['score']:.3f}"
-        )
-        return Agreement(ok, worst, why)
+                worst["score"] = max(worst["score"], abs(float(a.confidence[sure[i]] - b.confidence[j])))
+                tie = is_tie(a, int(sure[i]), gate) or is_tie(b, j, gate)
+                if tie and same_object <= overlap < gate.get("iou", 0.9):
+                    worst["ties"] += 1
+                else:
+                    worst["iou"] = min(worst["iou"], overlap)
+        close = worst["iou"] >= gate.get("iou", 0.9) and worst["score"] <= gate.get("score", 0.05)
+        what = f"unmatched {worst['unmatched']:.0f}, IoU {worst['iou']:.3f}, score off {worst['score']:.3f}"
+        ok = not worst["unmatched"] and close
+        return Agreement(ok, worst, "" if ok else what)
 
     def score(self, metric: str, results: Sequence[TaskResult], labels: Sequence[str], spec: ModelSpec) -> float:
         """count_exact: share of samples with as many boxes as the label says; recall is for `evaluation`."""
@@ -140,6 +149,13 @@ class DetectionTask:
         if metric == "count_exact":
             return float(np.mean([found == wanted for found, wanted in counts]))
         return sum(min(found, wanted) for found, wanted in counts) / max(1, sum(wanted for _, wanted in counts))
+
+
+def is_tie(boxes: Detections, index: int, gate: Gate) -> bool:
+    """Whether suppression chose this box over a runner-up by less than the gate's margin."""
+    if boxes.runner_up is None or not boxes.runner_up[index]:
+        return False
+    return float(boxes.confidence[index] - boxes.runner_up[index]) < gate.get("margin", 0.0)
 
 
 def read_boxes(

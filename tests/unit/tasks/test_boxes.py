@@ -27,14 +27,23 @@ def test_nms_keeps_what_torchvision_keeps(seed: int, n: int, threshold: float, a
     boxes, confidence, class_id = random_boxes(seed, n)
     groups = np.zeros_like(class_id) if agnostic else class_id
     expected = batched_nms(torch.tensor(boxes), torch.tensor(confidence), torch.tensor(groups), threshold).tolist()
-    assert nms(boxes, confidence, class_id, threshold, agnostic=agnostic, limit=n).tolist() == expected
+    kept, runner_up = nms(boxes, confidence, class_id, threshold, agnostic=agnostic, limit=n)
+    assert kept.tolist() == expected
+    assert (runner_up <= confidence[kept]).all()
 
 
 def test_nms_stops_at_the_limit_and_takes_nothing_from_nothing() -> None:
     boxes, confidence, class_id = random_boxes(1, 20)
-    assert len(nms(boxes, confidence, class_id, 1.0, agnostic=True, limit=5)) == 5
+    assert len(nms(boxes, confidence, class_id, 1.0, agnostic=True, limit=5)[0]) == 5
     empty = np.zeros((0, 4), np.float32)
-    assert len(nms(empty, np.zeros(0), np.zeros(0), 0.5, agnostic=True, limit=5)) == 0
+    assert len(nms(empty, np.zeros(0), np.zeros(0), 0.5, agnostic=True, limit=5)[0]) == 0
+
+
+def test_the_runner_up_is_the_best_box_that_was_suppressed() -> None:
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 11], [0, 0, 10, 9], [50, 50, 60, 60]], np.float32)
+    kept, runner_up = nms(boxes, np.array([0.9, 0.5, 0.8, 0.7]), np.zeros(4), 0.5, agnostic=False, limit=9)
+    assert kept.tolist() == [0, 3]
+    assert np.allclose(runner_up, [0.8, 0.0])
 
 
 def test_iou_of_boxes_without_area_is_zero() -> None:

@@ -135,6 +135,16 @@ class TestDetection:
         assert not self.task.agree(all_, moved, gate, model).ok
         assert self.task.agree(none, none, gate, model).ok
 
+    @pytest.mark.parametrize(("lead", "ok"), [(0.01, True), (0.2, False)])
+    def test_a_tie_in_suppression_may_go_either_way_a_clear_choice_may_not(self, lead: float, ok: bool) -> None:
+        near = np.array([[10, 10, 50, 50], [12, 10, 52, 54]], np.float32)  # IoU 0.8: one object, two anchors
+        scores = np.array([[0.7], [0.7 - lead]], np.float32)
+        raw, swapped = {"b": near, "s": scores}, {"b": near, "s": scores[::-1].copy()}
+        one, other = self.run(raw, {"nms_iou": 0.6}), self.run(swapped, {"nms_iou": 0.6})
+        assert len(one) == len(other) == 1 and not np.array_equal(one.xyxy, other.xyxy)
+        gate = {"threshold": 0.3, "margin": 0.05, "iou": 0.95, "score": 0.02}
+        assert self.task.agree(one, other, gate, spec("detection", options={"nms_iou": 0.6})).ok is ok
+
     def test_outputs_of_the_wrong_number_are_refused_when_the_spec_is_read(self) -> None:
         with pytest.raises(SpecInvalid, match="boxes_scores reads 2, got"):
             self.task.check(spec("detection", outputs=["boxes"]))
