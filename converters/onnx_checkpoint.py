@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from converters.arrays import batches, load_samples, save_samples, split
+from converters.arrays import batches, save_samples, split
 from converters.digest import sha256_of
 from converters.job import RAW_ONNX, REFERENCE, ChildJob, ChildReport, Limits, LoadReport
 from converters.onnx_safety import load_checked
@@ -22,9 +22,14 @@ _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorPro
 
 
 def pass_through(
-    job: ChildJob, limits: Limits, isolation: Mapping[str, str], progress: Callable[[str], None]
+    job: ChildJob,
+    limits: Limits,
+    isolation: Mapping[str, str],
+    progress: Callable[[str], None],
+    training: list[dict[str, Array]],
+    samples: list[dict[str, Array]],
 ) -> ChildReport:
-    """Check the file, copy it with its external data inside, run it. Raises ConversionError classes."""
+    """Check the file, copy it with its external data inside, run it on `samples`. Raises ConversionError classes."""
     path = job.checkpoint
     if path is None:
         raise SpecInvalid(f"{job.spec.name}: format onnx needs the checkpoint's file")
@@ -35,13 +40,14 @@ def pass_through(
     _refuse_training(model)
     _require_names(job, model)
     onnx.save(model, job.folder / RAW_ONNX)
-    samples = [] if job.inputs is None else load_samples(job.inputs)
     if samples:
         save_samples(job.folder / REFERENCE, _reference(job, limits, samples, progress))
     parameters = sum(int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type in _FLOATS)
     return ChildReport(
         load=LoadReport("onnx", digest, keys=len(model.graph.initializer), parameters=parameters),
         samples=len(samples),
+        training_pixels=bool(training) and "pixels" in training[0],
+        training_tensors=bool(training) and "tensor" in training[0],
         versions={"onnx": onnx.__version__},
         isolation=isolation,
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -23,7 +23,8 @@ def do(job: ChildJob, limits: Limits, isolation: Mapping[str, str], progress: Pr
     if job.spec.checkpoint.format == "onnx":
         from converters.onnx_checkpoint import pass_through
 
-        return pass_through(job, limits, isolation, progress)
+        training = _training_samples(job, progress) if job.spec.parity.training_side else []
+        return pass_through(job, limits, isolation, progress, training, reference_inputs(job, training))
     progress("import torch")
     from converters import checkpoint, eager, frozen, onnx_from_checkpoint, training_calls
 
@@ -31,9 +32,7 @@ def do(job: ChildJob, limits: Limits, isolation: Mapping[str, str], progress: Pr
     progress(f"load the checkpoint ({job.spec.checkpoint.format})")
     opened = checkpoint.open_checkpoint(job)
     frozen.freeze(opened.module)
-    training = training_calls.training_samples(job.spec, job.pictures, progress)
-    if training:
-        save_samples(job.folder / TRAINING, training)
+    training = _training_samples(job, progress)
     inputs = reference_inputs(job, training)
     progress("export to ONNX")
     exporter = onnx_from_checkpoint.onnx_from_module(
@@ -56,6 +55,16 @@ def do(job: ChildJob, limits: Limits, isolation: Mapping[str, str], progress: Pr
         isolation=isolation,
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
+
+
+def _training_samples(job: ChildJob, progress: Progress) -> list[dict[str, Array]]:
+    """What the training side makes of every picture, kept beside the report for the rows that compare it."""
+    from converters.training_calls import training_samples
+
+    training = training_samples(job.spec, job.pictures, progress)
+    if training:
+        save_samples(job.folder / TRAINING, training)
+    return training
 
 
 def reference_inputs(job: ChildJob, training: list[dict[str, Array]]) -> list[dict[str, Array]]:

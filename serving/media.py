@@ -26,12 +26,16 @@ class StreamOpened:
 
 @dataclass(frozen=True, slots=True)
 class PacketSeen:
-    """A packet went into the decoder. tag: running index over the whole connection."""
+    """A packet went into the decoder. tag: running index over the whole connection.
+
+    raw_dts is for diagnostics alone: sync-test shows with it what a DTS key does.
+    """
 
     tag: int
     raw_pts: int | None
     keyframe: bool
     discard: bool
+    raw_dts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,13 +37,14 @@ class ReaderOptions:
 
 
 def libav_options(address: str, policy: SourcePolicy) -> dict[str, str]:
-    """The allow-lists, raw timestamps (no overflow repair: unwrapping is ours), and what a protocol needs."""
+    """The allow-lists, raw timestamps (unwrapping is ours), and what a protocol needs."""
     scheme = scheme_of(address)
     options = {
         "format_whitelist": FORMATS,
         "codec_whitelist": ",".join(sorted(policy.codecs | AUDIO_CODECS)),
         "protocol_whitelist": PROTOCOLS[scheme] + ",crypto,data",
         "correct_ts_overflow": "0",
+        "fflags": "nofillin",  # stamps as the container holds them: neither guessed nor moved over a wrap
     }
     if scheme in ("rtsp", "rtsps"):
         options |= {"rtsp_transport": "tcp", "allowed_media_types": "video"}

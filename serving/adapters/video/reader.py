@@ -136,7 +136,7 @@ class AvReader:
             yield from self._drain()
             self._codec.flush_buffers()
             self._waiting = []
-        seen = PacketSeen(tag.index, tag.raw_pts, packet.is_keyframe, packet.is_discard)
+        seen = PacketSeen(tag.index, tag.raw_pts, packet.is_keyframe or self._intra_only(), packet.is_discard, packet.dts)
         packet.opaque = tag
         refused = ""
         pictures: list[Any] = []

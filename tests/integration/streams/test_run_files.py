@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from conftest import (  # type: ignore[import-not-found]
+from stream_helpers import (  # type: ignore[import-not-found]
     TB90,
     Ran,
     box_of,

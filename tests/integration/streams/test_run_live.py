@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 import pytest
-from conftest import box_of, level_model, pipeline, run_one  # type: ignore[import-not-found]
+from stream_helpers import box_of, level_model, pipeline, run_one  # type: ignore[import-not-found]
 
 from serving.adapters.trackers import ByteTrack
 from serving.errors import ServingError, SourceInvalid, SourceStalled, SourceUnreachable

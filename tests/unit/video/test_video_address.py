@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import TB90, raw_pts, read  # type: ignore[import-not-found]
+from video_helpers import TB90, raw_pts, read  # type: ignore[import-not-found]
 
 from serving.adapters.video.address import SourcePolicy, redacted, with_secrets
 from serving.adapters.video.clips import ClipSpec

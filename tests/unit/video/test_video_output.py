@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TB90, raw_pts, read  # type: ignore[import-not-found]
+from video_helpers import TB90, raw_pts, read  # type: ignore[import-not-found]
 
 from serving.adapters.video import HlsSettings, HlsWriter, Mp4Writer, clips
 from serving.adapters.video.clips import ClipSpec

@@ -1,0 +1,111 @@
+"""run and sync-test: streams on this machine, and the measure of their alignment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from serving.cli.output import print_json, say, settings_from
+
+Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
+Config = Annotated[Path | None, typer.Option("--config", help="settings file (YAML)")]
+Repository = Annotated[Path | None, typer.Option("--repository", help="model repository")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(run)
+    app.command("sync-test")(sync_test)
+
+
+def run(
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="file, folder, address, or NAME=ADDRESS")],
+    model: Annotated[list[str], typer.Option("--model", "-m", help="a published model; several are several pipelines")],
+    track: Annotated[str, typer.Option(help="bytetrack")] = "",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="mixed video: .mp4, or a folder: HLS")] = None,
+    results: Annotated[Path | None, typer.Option(help="JSON Lines, one for each frame and model")] = None,
+    webvtt: Annotated[Path | None, typer.Option(help="metadata track of the mixed video")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="contact sheet of the mixed video (PNG)")] = None,
+    every: Annotated[int, typer.Option(min=1, help="analyse every Nth frame and fill between")] = 1,
+    roi: Annotated[str, typer.Option(help="x1,y1,x2,y2 in source pixels: analyse only this part")] = "",
+    mask: Annotated[Path | None, typer.Option(help="picture of the source's size; black is not analysed")] = None,
+    timeout: Annotated[float | None, typer.Option(help="a live source without a picture for S seconds ends")] = None,
+    draw_threshold: Annotated[float, typer.Option(help="boxes below it are not drawn; results keep them")] = 0.2,
+    scenario: Annotated[str, typer.Option(help="named thresholds of the model's spec")] = "",
+    delay_ms: Annotated[int, typer.Option(help="presentation delay of live sources, milliseconds")] = 250,
+    fill: Annotated[bool, typer.Option(help="draw boxes between results")] = True,
+    assume_fps: Annotated[str, typer.Option(help="rate of a source without PTS, e.g. 30000/1001")] = "",
+    threads: Annotated[int, typer.Option(min=1, help="decoder threads a source")] = 1,
+    transport: Annotated[str, typer.Option(help="jpeg: pictures as the log carries them")] = "",
+    repository: Repository = None, config: Config = None, json: Json = False,
+) -> None:  # fmt: skip
+    """Video through models to a mixed video and results, each result on the frame it was computed from."""
+    from serving.cli.answer import open_model
+    from serving.streams.main import RunOptions, run_streams
+
+    settings = settings_from(config, repository=repository)
+    options = RunOptions(
+        tuple(sources), tuple(model), track, output, results, webvtt, sheet, every, roi, mask, timeout, draw_threshold,
+        scenario, delay_ms, fill, assume_fps, threads, transport,
+    )  # fmt: skip
+    summary = run_streams(options, lambda name: open_model(settings, name), progress())
+    print_json(summary.to_document()) if json else print(summary.text())
+    if not summary.ok:
+        raise typer.Exit(1)
+
+
+def sync_test(
+    kind: Annotated[list[str] | None, typer.Option("--kind", "-k", help="clip kinds; default: all")] = None,
+    mutant: Annotated[str, typer.Option(help="a known defect, which must be caught (exit status 1)")] = "",
+    model: Annotated[str, typer.Option(help="detect with this published model (sync_code), not from pixels")] = "",
+    picture: Annotated[Path | None, typer.Option(help="PNG of the error over time")] = None,
+    keep: Annotated[Path | None, typer.Option(help="folder that keeps clips and mixed videos")] = None,
+    repository: Repository = None, config: Config = None, json: Json = False,
+) -> None:  # fmt: skip
+    """Measure from pixels that every box lies on the picture it was computed from (docs/sync-test.md)."""
+    from serving.cli.answer import open_model
+    from serving.testing.sync_model import as_detector
+    from serving.testing.sync_play import read_picture
+    from serving.testing.sync_test import error_picture
+    from serving.testing.sync_test import sync_test as measure
+
+    settings = settings_from(config, repository=repository)
+    infer = as_detector(open_model(settings, model).infer) if model else read_picture
+    report = measure(tuple(kind or ()), mutant, infer, keep, say)
+    if picture is not None:
+        error_picture(report, picture)
+    print_json(report.to_document()) if json else print(report.text())
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def progress(every_s: float = 2.0) -> Callable[[Sequence[Any]], None]:
+    """One line on stderr every few seconds: frames, rate, drops by reason, alignment."""
+    from serving.clock import NS_PER_S, SystemClock
+
+    clock = SystemClock()
+    state = {"started": clock.monotonic_ns(), "said": clock.monotonic_ns()}
+
+    def report(sources: Sequence[Any]) -> None:
+        now = clock.monotonic_ns()
+        if now - state["said"] < every_s * NS_PER_S:
+            return
+        state["said"] = now
+        seconds = (now - state["started"]) / NS_PER_S
+        say("  ".join(_one(source, seconds) for source in sources))
+
+    return report
+
+
+def _one(source: Any, seconds: float) -> str:
+    reasons: dict[str, int] = {}
+    for balance in source.balances.values():
+        for reason, count in balance.reasons:
+            reasons[reason] = reasons.get(reason, 0) + count
+    drops = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items())) or "no drops"
+    aligned = "aligned" if not source.mismatched else f"{source.mismatched} MISMATCHED"
+    rate = source.shown / seconds
+    return f"{source.source_id}: {source.shown} frames, {rate:.1f}/s, {drops}, {source.late} late, {aligned}"
