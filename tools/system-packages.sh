@@ -3,7 +3,7 @@
 # LOCKSTEP_APT=0 forbids it; what is then missing is named by the tests as `skipped: <what>: <how to get it>`.
 set -u
 missing=""
-for pair in ffmpeg:ffmpeg wrk:wrk; do
+for pair in ffmpeg:ffmpeg wrk:wrk java:default-jdk-headless mvn:maven; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
 done
 [ -z "$missing" ] && exit 0
