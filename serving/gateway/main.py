@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import resource
 import shutil
 import sys
@@ -99,7 +100,6 @@ class GatewayApplication(BaseApplication):  # type: ignore[misc]
             "raw_env": [f"PROMETHEUS_MULTIPROC_DIR={self._metrics_dir}"],
             "when_ready": self._announce,
             "child_exit": self._forget,
-            "on_exit": self._clean,
         }
 
     def _announce(self, arbiter: Any) -> None:
@@ -112,8 +112,14 @@ class GatewayApplication(BaseApplication):  # type: ignore[misc]
 
         forget_process(worker.pid, self._metrics_dir)
 
-    def _clean(self, arbiter: Any) -> None:
-        shutil.rmtree(self._metrics_dir, ignore_errors=True)
+    def run(self) -> None:
+        """Serve until a signal; the metrics' folder goes with the parent, not with a worker that ends."""
+        parent = os.getpid()
+        try:
+            super().run()
+        finally:
+            if os.getpid() == parent:
+                shutil.rmtree(self._metrics_dir, ignore_errors=True)
 
 
 def serve(

@@ -23,7 +23,7 @@ from serving.types import Array
 logger = logging.getLogger("lockstep.gateway")
 
 MAX_AGE_S = 5.0
-CANARY_TIMEOUT_S = 2.0
+CANARY_TIMEOUT_S = 4.0
 REQUEST_ID = "canary"
 
 

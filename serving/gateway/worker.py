@@ -13,13 +13,14 @@ from uvicorn.config import Config
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
+from serving.gateway.last_call import refuse_new_connections
 from serving.gateway.protocol import GatewayProtocol
 
 if TYPE_CHECKING:  # gunicorn's parent imports this file, and must not import prometheus_client
     from serving.gateway.context import Context
 
 KEEP_ALIVE_S = 5
-LAST_CALL_S = 0.3
+LAST_CALL_S = 0.5
 EXIT_WITHIN_S = 25.0
 MARGIN_S = 1.0
 
@@ -50,11 +51,13 @@ class DrainingServer(Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no more, answer what was accepted, then let uvicorn wait for what is in flight."""
+        for sock in sockets or []:
+            refuse_new_connections(sock)
+        await asyncio.sleep(LAST_CALL_S)
         for server in self.servers:
             server.close()
         for sock in sockets or []:
             sock.close()
-        await asyncio.sleep(LAST_CALL_S)
         await super().shutdown([])
 
 

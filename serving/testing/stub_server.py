@@ -11,7 +11,7 @@ import orjson
 
 from serving.bundle import ModelBundle
 from serving.gateway.readiness import REQUEST_ID
-from serving.ports import ServerRequest
+from serving.ports import ServerReply, ServerRequest
 from serving.tasks import task_named
 from serving.testing.fake_triton import FakeModel, FakeTriton
 from serving.types import Array, Classification, Detections, Embedding, RawTensors, TaskResult, TensorSpec
@@ -40,6 +40,12 @@ class StubServer(FakeTriton):
     def asked(self) -> list[ServerRequest]:
         """The requests that came, without canaries."""
         return [request for request in self.requests if request.request_id != REQUEST_ID]
+
+    async def infer(self, request: ServerRequest, timeout_s: float) -> ServerReply:
+        """As FakeTriton; canaries wait for nobody, so that a slow model can still be ready."""
+        if request.request_id == REQUEST_ID:
+            return ServerReply(request.model_name, request.model_version, self._compute(request))
+        return await super().infer(request, timeout_s)
 
     def document(self, name: str) -> dict[str, Any]:
         """The result document of a model."""
