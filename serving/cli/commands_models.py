@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from serving.cli.output import print_json, print_table, say, settings_from
 
@@ -53,12 +54,9 @@ def check(spec: SpecPath, json: Json = False) -> None:
     """Without weights: operators by target, inputs, outputs, parameters, multiply-adds, last feature map."""
     from converters.check import check_model
 
-    report = check_model(spec)
-    if json:
-        print_json(report.document())
-    else:
-        print(report.text())
-    if not report.ok:
+    report = check_model(spec, progress=say)
+    print_json(report.to_dict()) if json else Console().print(report.to_table())
+    if not report.passed:
         raise typer.Exit(1)
 
 
