@@ -30,6 +30,15 @@ LockstepError
 │   ├── CertificateRefused       missing, failed, or its hashes do not match
 │   ├── ConversionBusy           another converter holds this model
 │   └── StorageFailed            disk full, not writable
+├── LogError                     the record log (Kafka) refused or cannot be reached
+│   ├── LogUnavailable           no broker answers
+│   ├── LogFull                  the producer's bounded queue is full
+│   ├── RecordTooLarge           more bytes than a record may have
+│   ├── RecordInvalid            a record that is not what its topic promises; names the field
+│   ├── CommitRefused            the partition is another member's now
+│   ├── LogTruncated             the log ends before our position: it was deleted and made anew
+│   ├── TopicUnknown
+│   └── TopicsInvalid            topic settings that would lose or mix records
 └── SourceError                  video or audio that cannot be read
     ├── SourceNotFound           no such file or folder
     ├── SourceRefused            a scheme, host, codec or playlist target that is not allowed
@@ -237,6 +246,66 @@ class StorageFailed(ConversionError):
 
     code = "storage_failed"
     retryable = True
+
+
+class LogError(LockstepError):
+    """The record log refused, or cannot be reached."""
+
+    code = "log_failed"
+
+
+class LogUnavailable(LogError):
+    """No broker answers."""
+
+    code = "log_unavailable"
+    retryable = True
+
+
+class LogFull(LogError):
+    """The producer's bounded queue is full; take delivery reports, then try again."""
+
+    code = "log_full"
+    retryable = True
+
+
+class RecordTooLarge(LogError):
+    """More bytes than a record of this topic may have."""
+
+    code = "record_too_large"
+
+
+class RecordInvalid(LogError):
+    """A record that is not what its topic promises. `field` names what is wrong."""
+
+    code = "record_invalid"
+
+    def __init__(self, message: str, *, field: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.field = field
+
+
+class CommitRefused(LogError):
+    """The partition is another member's now, so its positions are not ours to write."""
+
+    code = "commit_refused"
+
+
+class LogTruncated(LogError):
+    """The log ends before our position: its topic was deleted and made anew, or lost its end."""
+
+    code = "log_truncated"
+
+
+class TopicUnknown(LogError):
+    """The broker has no such topic."""
+
+    code = "topic_unknown"
+
+
+class TopicsInvalid(LogError):
+    """Topic settings that would lose or mix records."""
+
+    code = "topics_invalid"
 
 
 class SourceError(LockstepError):

@@ -21,6 +21,12 @@ def _has_triton() -> bool:
     return (ROOT / ".triton" / "site" / "pytriton" / "tritonserver").is_dir()
 
 
+def _has_kafka() -> bool:
+    from deploy.embedded.kafka_jars import obtainable
+
+    return obtainable()
+
+
 # What a test may need: (is it here?, how to get it). The words are those of FAIL_WITHOUT.
 NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "torch": (_module("torch"), "make setup"),
@@ -32,6 +38,7 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "opencv-doc": (lambda: shutil.which("apt-get") is not None, "a Debian-like machine (apt-get download opencv-doc)"),
     "g++": (lambda: shutil.which("g++") is not None, "apt-get install g++"),
     "nvrtc": (lambda: _module("cuda")() and _module("cuda.bindings.nvrtc")(), "make setup on Linux x86-64"),
+    "kafka": (_has_kafka, "apt-get install default-jdk-headless maven, and a network once for 43 MB of jars"),
     "gpu": (lambda: shutil.which("nvidia-smi") is not None, "a machine with an NVIDIA GPU"),
 }
 

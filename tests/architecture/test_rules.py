@@ -19,6 +19,7 @@ RUNTIME_OF = {
     "tritonclient": "serving/adapters/triton",
     "av": "serving/adapters/video",
     "trackers": "serving/adapters/trackers",
+    "confluent_kafka": "serving/adapters/kafka",
 }
 
 

@@ -1,0 +1,146 @@
+"""A member of a Kafka consumer group. Positions are committed by hand, with the attempt marks beside them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from confluent_kafka import Consumer, KafkaException
+from confluent_kafka import TopicPartition as RdPartition
+
+from serving.adapters.kafka.errors import translated
+from serving.adapters.kafka.options import KafkaOptions, joining
+from serving.adapters.kafka.reader import KafkaReader
+from serving.errors import CommitRefused, LockstepError, LogUnavailable
+from serving.ports_log import Assignor, Committed, GroupOptions, Polled, Rebalance, Start, TopicPartition
+
+BROKER_SECONDS = 10.0
+
+
+class KafkaConsumer(KafkaReader):
+    """Meets `serving.ports_log.LogConsumer`."""
+
+    def __init__(
+        self,
+        options: KafkaOptions,
+        topics: Sequence[str],
+        group: GroupOptions,
+        rebalance: Rebalance | None = None,
+    ) -> None:
+        super().__init__(options, {}, joining(options, group))
+        self._group, self._rebalance = group, rebalance
+        self._incremental = group.assignor is Assignor.COOPERATIVE_STICKY
+        self._polled_at = time.monotonic()
+        self._consumer.subscribe(
+            list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+
+    def poll(self, timeout_s: float, most: int = 500) -> Polled:
+        """What there is; partitions come and go here."""
+        try:
+            return super().poll(timeout_s, most)
+        finally:
+            self._polled_at = time.monotonic()
+
+    def commit(self, positions: Mapping[TopicPartition, Committed]) -> None:
+        """Write positions and wait. Raises CommitRefused, LogUnavailable."""
+        foreign = [place for place in positions if place not in self._next]
+        if foreign:
+            raise CommitRefused(f"group {self._group.group}: {foreign} are not this member's")
+        offsets = [RdPartition(*place, at.offset, at.metadata) for place, at in positions.items()]
+        if not offsets:
+            return
+        try:
+            answers = self._consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            raise translated(error, f"commit of group {self._group.group}") from error
+        for answer in answers or ():
+            if answer.error is not None:
+                raise translated(answer.error, f"commit of group {self._group.group}")
+
+    def committed(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, Committed | None]:
+        """What was committed last. Raises LogUnavailable."""
+        try:
+            answers = self._consumer.committed([RdPartition(*place) for place in places], timeout=BROKER_SECONDS)
+        except KafkaException as error:
+            raise translated(error, f"positions of group {self._group.group}") from error
+        for answer in answers:
+            if answer.error is not None:
+                raise translated(answer.error, f"positions of group {self._group.group}")
+        return {
+            TopicPartition(answer.topic, answer.partition): (
+                Committed(answer.offset, answer.metadata or "") if answer.offset >= 0 else None
+            )
+            for answer in answers
+        }
+
+    # -- called by librdkafka within poll ---------------------------------------------------------------------------
+
+    def _on_assign(self, consumer: Consumer, partitions: list[RdPartition]) -> None:
+        places = [TopicPartition(part.topic, part.partition) for part in partitions]
+        if not self._incremental:
+            self._forget(list(self._next))
+        self._forget(places)
+        try:
+            committed = self._patiently(places)
+            starts = {place: self._start(place, committed[place]) for place in places}
+        except LockstepError as failure:
+            self._failure = self._failure or failure
+            starts, committed = {}, {}
+        offsets = [RdPartition(*place, offset) for place, offset in starts.items()]
+        if self._incremental:
+            consumer.incremental_assign(offsets)
+        else:
+            consumer.assign(offsets)
+        self._next.update(starts)
+        if self._rebalance is not None and starts:
+            self._told(lambda r: r.assigned(committed))
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[RdPartition]) -> None:
+        """librdkafka says revoked, not lost, to a member that did not poll in time and has left the group for it."""
+        if time.monotonic() - self._polled_at > self._group.max_poll_interval_s:
+            self._on_lost(consumer, partitions)
+            return
+        places = [TopicPartition(part.topic, part.partition) for part in partitions]
+        self._told(lambda r: r.revoked(places))
+        self._forget(places)
+
+    def _on_lost(self, consumer: Consumer, partitions: list[RdPartition]) -> None:
+        places = [TopicPartition(part.topic, part.partition) for part in partitions]
+        self._forget(places)
+        self._told(lambda r: r.lost(places))
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _told(self, tell: Callable[[Rebalance], None]) -> None:
+        """An error of the role inside a callback comes out of poll, not lost in librdkafka's thread of control."""
+        if self._rebalance is None:
+            return
+        try:
+            tell(self._rebalance)
+        except LockstepError as failure:
+            self._failure = self._failure or failure
+
+    def _start(self, place: TopicPartition, committed: Committed | None) -> int:
+        bounds = self.bounds(place, BROKER_SECONDS)
+        if committed is None:
+            return bounds[0] if self._group.start is Start.BEGINNING else bounds[1]
+        return self._from_within(place, committed.offset, bounds)
+
+    def _patiently(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, Committed | None]:
+        """Ask for positions; a coordinator that still loads them answers a little later."""
+        deadline = time.monotonic() + BROKER_SECONDS
+        while True:
+            try:
+                return self.committed(places)
+            except LogUnavailable:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    def _forget(self, places: Sequence[TopicPartition]) -> None:
+        for place in places:
+            self._next.pop(place, None)
+            self._paused.discard(place)
+        gone = set(places)
+        self._gathered = [record for record in self._gathered if record.place not in gone]
