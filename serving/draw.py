@@ -47,6 +47,8 @@ class Trails:
         """Take in the tracked boxes of one shown frame; untracked ones leave no trail."""
         ids = boxes.tracker_id if boxes.tracker_id is not None else ()
         for track, (x1, _, x2, y2) in zip(ids, boxes.xyxy, strict=False):
+            if track < 0:
+                continue  # no track yet: several objects share the number
             if not np.isfinite((x1, x2, y2)).all():
                 continue
             trail = self._points.pop(int(track), None) or deque(maxlen=self.max_points)

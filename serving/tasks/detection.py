@@ -198,7 +198,7 @@ def _row(
         "class_id": class_id,
         "label": label_of(labels, class_id),
     }
-    if track is not None:
+    if track is not None and track >= 0:
         row["track_id"] = track
     return {**row, "origin": "measured"}
 

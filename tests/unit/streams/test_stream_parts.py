@@ -57,6 +57,16 @@ def test_the_draw_threshold_hides_and_removes_nothing() -> None:
     assert len(frame.overlays[0].boxes) == 2 and not picture.any()
 
 
+def test_boxes_without_a_track_leave_no_trail() -> None:
+    """Their track is -1, and a line from one person to another would be drawn."""
+    drawing = Drawing({})
+    for number, x in enumerate((10, 100)):
+        box = np.array([[x, 10, x + 20, 50]], np.float32)
+        found = Detections(box, np.array([0.9], np.float32), np.zeros(1, np.int64), np.array([-1]))
+        picture = drawing(shown(number, found), np.zeros((120, 160, 3), np.uint8), "")
+    assert not picture[45:55, 40:95].any()
+
+
 def test_a_contact_sheet_is_even_and_bounded() -> None:
     sheet = ContactSheet(wanted=4, width=32)
     assert sheet.picture() is None
