@@ -79,4 +79,5 @@ class GatewayWorker(UvicornWorker):  # type: ignore[misc]
         self.config.app = self.wsgi
         self.config.timeout_graceful_shutdown = int(EXIT_WITHIN_S - context.settings.drain_s - 2 * MARGIN_S)
         self._install_sigquit_handler()
-        await DrainingServer(self.config, context).serve(sockets=self.sockets)
+        # The plain sockets: of gunicorn's wrappers uvloop closes the number and then the object, once too often.
+        await DrainingServer(self.config, context).serve(sockets=[listener.sock for listener in self.sockets])
