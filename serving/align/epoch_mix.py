@@ -121,6 +121,7 @@ class EpochMix:
             return
         entry.outcomes[pipeline] = merged
         entry.later.pop(pipeline, None)
+        self._tracks_of(pipeline).look_again(posting.pts_ns)
         if known is None and entry.terminal:
             self.watermark.terminal(posting.pts_ns)
 

@@ -137,6 +137,9 @@ class Mixer:
         """The frames to show now, in order."""
         out: list[AlignedFrame] = []
         if self.settings.live:
+            due = self.next_due_ns
+            if due is not None and due > now_ns:
+                return out
             self._jump_if_behind(now_ns)
         while (entry := self._head()) is not None and self._is_due(entry, now_ns):
             if self._resume is not None and entry.frame.key <= self._resume:

@@ -327,3 +327,27 @@ def test_the_watermark_covers_what_is_settled() -> None:
     assert mark.value_ns == 40 and mark.covers(40) and not mark.covers(80)
     mark.past_deadline(80)
     assert mark.value_ns == 80
+
+
+@pytest.mark.parametrize("tracks", [1, 5, 6, 20])
+def test_a_measurement_that_comes_while_boxes_are_filled_changes_where_they_go(tracks: int) -> None:
+    """Live, and for few tracks as for many: extrapolated until the next result comes, then interpolated towards it."""
+    mixer, shown = Mixer("s", MixerSettings(delay_ns=400 * MS)), []
+
+    def result(i: int, x: float) -> None:
+        mixer.post(post(frame(i), boxes({t: x + t for t in range(tracks)}, 0.9)), 400 * MS)
+
+    for i in range(11):
+        shown += mixer.frame(frame(i, analyse=i in (0, 3, 8, 10)), i * 40 * MS)
+    for i, x in ((0, 0.0), (3, 12.0)):
+        result(i, x)
+    shown += mixer.poll(400 * MS + 4 * 40 * MS)
+    result(10, 82.0)
+    shown += mixer.poll(400 * MS + 5 * 40 * MS)
+    result(8, 22.0)
+    shown += mixer.poll(400 * MS + 7 * 40 * MS)
+    last, top = [seen(s)[-1] for s in shown], tracks - 1
+    assert last[4] == (top, 16.0 + top, "extrapolated")
+    assert last[5] == (top, 12 + 70 * 2 / 7 + top, "interpolated"), "towards frame 10"
+    assert last[6] == (top, 12 + 10 * 3 / 5 + top, "interpolated"), "towards frame 8, which is nearer"
+    assert last[7] == (top, 12 + 10 * 4 / 5 + top, "interpolated")
