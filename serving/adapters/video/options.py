@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from serving.adapters.video.address import AUDIO_CODECS, FORMATS, PROTOCOLS, SourcePolicy, scheme_of
+from serving.adapters.video.address import AUDIO_CODECS, FORMATS, LIVE_SCHEMES, PROTOCOLS, SourcePolicy, scheme_of
 
+ANALYSE_LIVE_US = 1_000_000  # libav looks at FLV for 5 s, in case sound comes later
 UDP_BUFFERS = "fifo_size=50000&overrun_nonfatal=1"
 
 
@@ -46,6 +47,8 @@ def libav_options(address: str, policy: SourcePolicy) -> dict[str, str]:
         "correct_ts_overflow": "0",
         "fflags": "nofillin",  # stamps as the container holds them: neither guessed nor moved over a wrap
     }
+    if scheme in LIVE_SCHEMES:
+        options["analyzeduration"] = str(ANALYSE_LIVE_US)
     if scheme in ("rtsp", "rtsps"):
         options |= {"rtsp_transport": "tcp", "allowed_media_types": "video"}
     if scheme in ("http", "https", "file"):

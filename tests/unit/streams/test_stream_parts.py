@@ -60,11 +60,11 @@ def test_the_draw_threshold_hides_and_removes_nothing() -> None:
 def test_boxes_without_a_track_leave_no_trail() -> None:
     """Their track is -1, and a line from one person to another would be drawn."""
     drawing = Drawing({})
-    for number, x in enumerate((10, 100)):
-        box = np.array([[x, 10, x + 20, 50]], np.float32)
+    for number, x in enumerate((40, 500)):
+        box = np.array([[x, 300, x + 60, 450]], np.float32)
         found = Detections(box, np.array([0.9], np.float32), np.zeros(1, np.int64), np.array([-1]))
-        picture = drawing(shown(number, found), np.zeros((120, 160, 3), np.uint8), "")
-    assert not picture[45:55, 40:95].any()
+        picture = drawing(shown(number, found), np.zeros((480, 640, 3), np.uint8), "")
+    assert picture[450, 500:560].any() and not picture[440:460, 110:490].any()
 
 
 def test_a_contact_sheet_is_even_and_bounded() -> None:
