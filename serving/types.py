@@ -114,7 +114,10 @@ class Detections(TaskResult):
     runner_up: FloatArray | None = None
 
     def __post_init__(self) -> None:
-        n = len(self.xyxy)
+        n, ids, second = len(self.xyxy), self.tracker_id, self.runner_up
+        fits = self.xyxy.shape == (n, 4) and self.confidence.shape == (n,) == self.class_id.shape
+        if fits and (ids is None or ids.shape == (n,)) and (second is None or second.shape == (n,)):
+            return  # making the messages below costs more than the check, and streams make this for every frame
         _expect(self.xyxy.shape == (n, 4), "Detections.xyxy", "shape [n, 4]", self.xyxy.shape)
         _expect(self.confidence.shape == (n,), "Detections.confidence", f"shape [{n}]", self.confidence.shape)
         _expect(self.class_id.shape == (n,), "Detections.class_id", f"shape [{n}]", self.class_id.shape)

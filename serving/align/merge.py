@@ -6,9 +6,12 @@ payload hash; between drops, or dead letters, the reason that stands earlier in 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
+
+import numpy as np
 
 from serving.frames import DeadReason, DropReason, Outcome, Status
 from serving.types import Classification, Detections, Embedding, RawTensors, TaskResult
@@ -65,8 +68,15 @@ def task_fields(result: TaskResult) -> Mapping[str, object]:
         return {"class_id": result.class_id.tolist(), "score": result.score.tolist()}
     if isinstance(result, Embedding):
         return {"embedding": result.vector.tolist()}
-    assert isinstance(result, RawTensors)
-    return {name: {"shape": list(a.shape), "sha256": _digest(a.tobytes())} for name, a in result.tensors.items()}
+    if isinstance(result, RawTensors):
+        return {name: {"shape": list(a.shape), "sha256": _digest(a.tobytes())} for name, a in result.tensors.items()}
+    if not dataclasses.is_dataclass(result):
+        raise TypeError(f"payload_hash: expected a dataclass of a task's fields, got {type(result).__name__}")
+    return {field.name: _plain(getattr(result, field.name)) for field in dataclasses.fields(result)}
+
+
+def _plain(value: object) -> object:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
 def _digest(data: bytes) -> str:

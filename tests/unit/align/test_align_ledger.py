@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -23,7 +24,7 @@ from serving.frames import (
     Posting,
     TimelineRecord,
 )
-from serving.types import Classification, Detections, Embedding, RawTensors
+from serving.types import Classification, Detections, Embedding, IntArray, RawTensors, TaskResult
 
 S = 1_000_000_000
 P = ("a", "b")
@@ -88,6 +89,21 @@ def test_the_hash_is_over_the_task_fields_only() -> None:
         RawTensors({"a": np.zeros((1, 2), np.float32)}),
     ]
     assert len({payload_hash(x) for x in [one, *others]}) == 6
+
+
+@dataclass(frozen=True)
+class Counted(TaskResult):
+    """What a task of its own may give."""
+
+    counts: IntArray
+    label: str
+
+
+def test_a_task_of_its_own_has_a_hash_too() -> None:
+    one, two = Counted(np.array([1, 2]), "a"), Counted(np.array([1, 3]), "a")
+    assert task_fields(one) == {"counts": [1, 2], "label": "a"} and payload_hash(one) != payload_hash(two)
+    with pytest.raises(TypeError, match="expected a dataclass"):
+        payload_hash(TaskResult())
 
 
 def test_nan_is_no_result() -> None:
