@@ -6,7 +6,6 @@ payload hash; between drops, or dead letters, the reason that stands earlier in 
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -70,9 +69,10 @@ def task_fields(result: TaskResult) -> Mapping[str, object]:
         return {"embedding": result.vector.tolist()}
     if isinstance(result, RawTensors):
         return {name: {"shape": list(a.shape), "sha256": _digest(a.tobytes())} for name, a in result.tensors.items()}
-    if not dataclasses.is_dataclass(result):
+    names = getattr(result, "__dataclass_fields__", None)
+    if names is None:
         raise TypeError(f"payload_hash: expected a dataclass of a task's fields, got {type(result).__name__}")
-    return {field.name: _plain(getattr(result, field.name)) for field in dataclasses.fields(result)}
+    return {name: _plain(getattr(result, name)) for name in names}
 
 
 def _plain(value: object) -> object:
