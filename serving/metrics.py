@@ -92,6 +92,50 @@ METRICS: tuple[MetricDefinition, ...] = (
     MetricDefinition(
         "lockstep_draining", "gauge", "1 from SIGTERM on, 0 before (greatest of all workers).", merge="livemax"
     ),
+    MetricDefinition(
+        "lockstep_stream_outcomes_total",
+        "counter",
+        "Ledger keys closed, by how they ended; adds up to the frames accepted once a source is quiet.",
+        ("source", "pipeline", "outcome", "reason"),
+    ),
+    MetricDefinition(
+        "lockstep_stream_accepted_total", "counter", "Frames that got a place in the ledger.", ("source",)
+    ),
+    MetricDefinition("lockstep_stream_shown_total", "counter", "Frames shown by the mixer.", ("source",)),
+    MetricDefinition(
+        "lockstep_stream_boxes_total", "counter", "Boxes shown, by how they came to be.", ("source", "origin")
+    ),
+    MetricDefinition(
+        "lockstep_stream_missing_total",
+        "counter",
+        "Frames to be analysed that were shown without this pipeline's result.",
+        ("source", "pipeline"),
+    ),
+    MetricDefinition(
+        "lockstep_stream_late_total", "counter", "Results that came after their frame was shown.", ("source",)
+    ),
+    MetricDefinition(
+        "lockstep_stream_mismatched_total",
+        "counter",
+        "Results whose PTS was not their frame's: never drawn.",
+        ("source",),
+    ),
+    MetricDefinition("lockstep_stream_epochs_total", "counter", "Timelines opened.", ("source",)),
+    MetricDefinition("lockstep_stream_connections_total", "counter", "Connections made to the source.", ("source",)),
+    MetricDefinition(
+        "lockstep_stream_source_errors_total", "counter", "Connections refused or broken, by error.", ("source", "code")
+    ),
+    MetricDefinition(
+        "lockstep_stream_unshown_total", "counter", "Frames that lost their picture to a slow output.", ("source",)
+    ),
+    MetricDefinition("lockstep_stream_pictures_held", "gauge", "Pictures now held by the mixer.", ("source",)),
+    MetricDefinition(
+        "lockstep_stream_latency_seconds",
+        "histogram",
+        "From a frame's arrival to its release by the mixer.",
+        ("source",),
+        LATENCY_BUCKETS,
+    ),
 )
 
 # What values a label can have; docs/metrics.md prints it, the cardinality test checks it.
@@ -101,9 +145,12 @@ LABEL_VALUES: dict[str, str] = {
     "status": "the HTTP status",
     "code": "an error code of docs/errors.md",
     "model": "a served model's name, or other",
-    "outcome": "ok or passed, or an error code, or failed",
+    "outcome": "ok or passed, or an error code, or failed; of streams: result, dropped, dead_letter",
     "stage": "decode, preprocess, infer, postprocess",
-    "reason": "in_flight, body_bytes, connections",
+    "reason": "in_flight, body_bytes, connections; of streams: a reason of docs/guarantees.md, or none",
+    "source": "a source's name (those of this process)",
+    "pipeline": "a model or pipeline a source is subscribed to",
+    "origin": "measured, interpolated, extrapolated",
 }
 
 

@@ -40,6 +40,7 @@ def run(
     assume_fps: Annotated[str, typer.Option(help="rate of a source without PTS, e.g. 30000/1001")] = "",
     threads: Annotated[int, typer.Option(min=1, help="decoder threads a source")] = 1,
     transport: Annotated[str, typer.Option(help="jpeg: pictures as the log carries them")] = "",
+    metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="serve /metrics on loopback")] = None,
     repository: Repository = None, config: Config = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Video through models to a mixed video and results, each result on the frame it was computed from."""
@@ -49,7 +50,7 @@ def run(
     settings = settings_from(config, repository=repository)
     options = RunOptions(
         tuple(sources), tuple(model), track, output, results, webvtt, sheet, every, roi, mask, timeout, draw_threshold,
-        scenario, delay_ms, fill, assume_fps, threads, transport,
+        scenario, delay_ms, fill, assume_fps, threads, transport, metrics_port,
     )  # fmt: skip
     summary = run_streams(options, lambda name: open_model(settings, name), progress())
     print_json(summary.to_document()) if json else print(summary.text())

@@ -21,11 +21,14 @@ from serving.config import child_environment
 from serving.errors import ParameterInvalid, StorageFailed
 from serving.frames import PictureCodec, SourceKind
 from serving.media import OutputStream, VideoWriter
+from serving.metrics import Metrics
 from serving.served_model import ServedModel
 from serving.streams.drawing import Drawing
 from serving.streams.ingest import ReconnectRules
 from serving.streams.jpeg import JpegCodec
 from serving.streams.lines import WebVtt, describe
+from serving.streams.metrics_page import metrics_page
+from serving.streams.observe import StreamMetrics
 from serving.streams.run import OnProgress, RunSettings, run
 from serving.streams.sheet import ContactSheet
 from serving.streams.source_run import SourceJob
@@ -41,7 +44,7 @@ class RunOptions:
 
     sources: addresses, or NAME=ADDRESS. output: .mp4, or a folder (or .m3u8 in one) for HLS. timeout_s: a live source
     without a picture for so long ends. draw_threshold: boxes below it are not drawn; it removes nothing from results.
-    transport: "" or "jpeg" (pictures as the log carries them).
+    transport: "" or "jpeg" (pictures as the log carries them). metrics_port: serve /metrics on loopback, 0 for any.
     """
 
     sources: tuple[str, ...]
@@ -62,6 +65,7 @@ class RunOptions:
     assume_fps: str = ""
     threads: int = 1
     transport: str = ""
+    metrics_port: int | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -82,11 +86,15 @@ class RunOptions:
 
 def run_streams(options: RunOptions, open_model: OpenModel, on_progress: OnProgress | None = None) -> RunSummary:
     """Run what the options say. open_model: a certified model by name, loaded in this process."""
+    metrics = StreamMetrics(Metrics())
     with ExitStack() as stack:
+        if options.metrics_port is not None:
+            stack.enter_context(metrics_page(metrics.metrics, options.metrics_port))
         pipelines = [_pipeline(name, options, open_model, stack) for name in options.models]
         jobs = _jobs(options, {p.name: p.labels for p in pipelines}, stack)
         transport: PictureCodec | None = JpegCodec() if options.transport else None
-        summary = run(jobs, pipelines, _settings(options, jobs), transport=transport, on_progress=on_progress)
+        settings = _settings(options, jobs)
+        summary = run(jobs, pipelines, settings, transport=transport, on_progress=on_progress, observer=metrics)
         for job, name in zip(jobs, _names(options), strict=True):
             if options.sheet is not None and job.sheet is not None:
                 job.sheet.save(_path_for(options.sheet, name, len(jobs)))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Protocol
 
-from serving.align import Accountant, Mixer
+from serving.align import Accountant, Mixer, OutcomeRecord
 from serving.frames import AlignedFrame, Frame, FrameRecord, Origin, Posting
 from serving.media import OutputStream, OutputSummary, VideoWriter
 from serving.streams.drawing import Draw
@@ -27,6 +27,15 @@ class ShownSink(Protocol):
     """Takes every shown frame without its picture (WebVTT, a side channel, a test)."""
 
     def write(self, shown: AlignedFrame) -> None: ...
+
+
+class Observer(Protocol):
+    """Told of everything that is counted (`serving.streams.observe.StreamMetrics`)."""
+
+    def accepted(self, record: FrameRecord) -> None: ...
+    def outcomes(self, records: Sequence[OutcomeRecord]) -> None: ...
+    def shown(self, shown: AlignedFrame) -> None: ...
+    def held(self, source_id: str, pictures: int) -> None: ...
 
 
 @dataclass(slots=True)
@@ -52,19 +61,22 @@ class MixRole:
     sinks: Sequence[ShownSink] = ()
     sheet: ContactSheet | None = None
     average_rate: Fraction | None = None
+    observer: Observer | None = None
     counters: MixCounters = field(default_factory=MixCounters)
     _writers: Sequence[VideoWriter] | None = None
 
     def frame(self, record: FrameRecord, now_ns: int) -> None:
         """A record of `frames`; a file's only while not `mixer.full`."""
         self.lines.frame(record)
-        self.lines.outcomes(self.accountant.frame(record, now_ns))
+        if self.observer is not None:
+            self.observer.accepted(record)
+        self._outcomes(self.accountant.frame(record, now_ns))
         self._show(self.mixer.frame(record, now_ns))
 
     def post(self, posting: Posting, now_ns: int) -> None:
         """A record of `results`."""
         self.mixer.post(posting, now_ns)
-        self.lines.outcomes(self.accountant.post(posting, now_ns))
+        self._outcomes(self.accountant.post(posting, now_ns))
 
     def poll(self, now_ns: int) -> None:
         """Show what is due, close what is due."""
@@ -72,11 +84,15 @@ class MixRole:
 
     def tick(self, now_ns: int) -> None:
         """Once a second or so: live sources close their keys by time."""
-        self.lines.outcomes(self.accountant.tick(now_ns))
+        self._outcomes(self.accountant.tick(now_ns))
+        if self.observer is not None:
+            self.observer.held(self.mixer.source_id, self.mixer.held)
 
     def finish(self) -> list[OutputSummary]:
         """The input ended, every stage has answered, `mixer.held` is 0: close all keys and outputs."""
-        self.lines.outcomes(self.accountant.finish(self.mixer.source_id))
+        self._outcomes(self.accountant.finish(self.mixer.source_id))
+        if self.observer is not None:
+            self.observer.held(self.mixer.source_id, 0)
         return [writer.close() for writer in self._writers or ()]
 
     def abandon(self) -> None:
@@ -86,9 +102,16 @@ class MixRole:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
+    def _outcomes(self, records: Sequence[OutcomeRecord]) -> None:
+        self.lines.outcomes(records)
+        if self.observer is not None:
+            self.observer.outcomes(records)
+
     def _show(self, frames: Sequence[AlignedFrame]) -> None:
         for shown in frames:
             self._count(shown)
+            if self.observer is not None:
+                self.observer.shown(shown)
             for sink in self.sinks:
                 sink.write(shown)
             if shown.frame.picture is not None:

@@ -15,6 +15,8 @@ from serving.align import FairQueue
 from serving.clock import NS_PER_S, Clock, SystemClock
 from serving.frames import DeadReason, DropReason, Frame, Outcome, PictureCodec, Posting
 from serving.streams.ingest import ReconnectRules
+from serving.streams.mix_role import Observer
+from serving.streams.observe import StreamMetrics
 from serving.streams.source_run import SourceJob, SourceRun
 from serving.streams.summary import RunSummary, SourceSummary
 from serving.streams.worker import Pipeline, Worker
@@ -56,11 +58,13 @@ class Hub:
         settings: RunSettings,
         clock: Clock,
         transport: PictureCodec | None,
+        observer: StreamMetrics | None,
     ) -> None:
         names = [job.source.source_id for job in jobs]
         if len(set(names)) < len(names) or not jobs or not pipelines:
             raise ValueError(f"run: expected sources of different names and at least one model, got {names}")
         self.settings, self.clock = settings, clock
+        self.observer: Observer | None = observer
         self.pipelines = {pipeline.name: pipeline for pipeline in pipelines}
         self.changed = threading.Condition()
         self.queue = FairQueue()
@@ -180,12 +184,13 @@ def run(
     clock: Clock | None = None,
     transport: PictureCodec | None = None,
     on_progress: OnProgress | None = None,
+    observer: StreamMetrics | None = None,
 ) -> RunSummary:
     """Run until the last source has ended, or until KeyboardInterrupt, which ends all of them in good order.
 
     Raises StorageFailed where an output cannot be written; source errors are in the summary.
     """
-    hub = Hub(jobs, pipelines, settings or RunSettings(), clock or SystemClock(), transport)
+    hub = Hub(jobs, pipelines, settings or RunSettings(), clock or SystemClock(), transport, observer)
     started_ns = hub.clock.monotonic_ns()
     threads = _threads(hub)
     for thread in threads:
@@ -193,7 +198,7 @@ def run(
     stopped = False
     while True:
         try:
-            _supervise(hub, on_progress)
+            _supervise(hub, on_progress, observer)
             break
         except KeyboardInterrupt:
             stopped = True
@@ -203,7 +208,10 @@ def run(
     if hub.failure is not None:
         raise hub.failure
     seconds = (hub.clock.monotonic_ns() - started_ns) / NS_PER_S
-    return RunSummary(tuple(source.summary() for source in hub.sources.values()), seconds, stopped)
+    summaries = tuple(source.summary() for source in hub.sources.values())
+    if observer is not None:
+        observer.totals(summaries)
+    return RunSummary(summaries, seconds, stopped)
 
 
 def _threads(hub: Hub) -> list[threading.Thread]:
@@ -215,11 +223,14 @@ def _threads(hub: Hub) -> list[threading.Thread]:
     return [*threads, worker]
 
 
-def _supervise(hub: Hub, on_progress: OnProgress | None) -> None:
+def _supervise(hub: Hub, on_progress: OnProgress | None, observer: StreamMetrics | None) -> None:
     while True:
         with hub.changed:
             if hub.changed.wait_for(lambda: all(s.done for s in hub.sources.values()) or hub.failure, timeout=0.5):
                 return
         hub.watch()
+        summaries = [source.summary() for source in hub.sources.values()] if on_progress or observer else []
+        if observer is not None:
+            observer.totals(summaries)
         if on_progress is not None:
-            on_progress([source.summary() for source in hub.sources.values()])
+            on_progress(summaries)

@@ -32,7 +32,7 @@ from serving.media import OutputSummary, VideoSource
 from serving.streams.drawing import Draw
 from serving.streams.ingest import IngestStage, ReconnectRules
 from serving.streams.lines import ResultLines
-from serving.streams.mix_role import MakeWriters, MixRole, ShownSink
+from serving.streams.mix_role import MakeWriters, MixRole, Observer, ShownSink
 from serving.streams.sheet import ContactSheet
 from serving.streams.summary import SourceSummary
 from serving.streams.worker import Pipeline, Region
@@ -84,6 +84,7 @@ class HubPort(Protocol):
     stopping: bool
     clock: Clock
     pipelines: dict[str, Pipeline]
+    observer: Observer | None
 
     @property
     def settings(self) -> StreamSettings: ...
@@ -157,6 +158,7 @@ class SourceRun:
             self.job.sinks,
             self.job.sheet,
             Fraction(info.average_rate) if info.average_rate else None,
+            self.hub.observer,
         )
         with self.hub.changed:
             self.hub.queue.source(self.source_id, SheddingRules(age, settings.max_fps, live))

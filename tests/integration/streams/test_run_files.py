@@ -244,3 +244,28 @@ def test_a_change_of_size_is_an_epoch(clip: Make, tmp_path: Path) -> None:
     assert [line["epoch"] for line in ran.lines] == [1] * 40 + [2] * 40
     stamps = source_seconds(tmp_path / "o.mp4")
     assert len(stamps) == 80 and stamps == sorted(set(stamps))
+
+
+def test_metrics_equal_the_ledger(clip: Make) -> None:
+    import urllib.request
+
+    from serving.metrics import Metrics
+    from serving.streams.drawing import Drawing
+    from serving.streams.metrics_page import metrics_page
+    from serving.streams.observe import StreamMetrics
+    from serving.streams.run import run
+    from serving.streams.source_run import SourceJob
+
+    observer = StreamMetrics(Metrics())
+    job = SourceJob(AddressSource("a", str(clip())), Drawing({}), lambda stream: [])
+    run([job], [pipeline("one")], RunSettings(every=4), observer=observer)
+    with metrics_page(observer.metrics, 0) as port:
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
+    keys = 'source="a"'
+    named = {k: float(v) for k, v in values.items() if k.startswith("lockstep_stream_outcomes_total")}
+    assert sum(named.values()) == float(values[f"lockstep_stream_accepted_total{{{keys}}}"]) == 40
+    dropped = 'lockstep_stream_outcomes_total{outcome="dropped",pipeline="one",reason="not_sampled",source="a"}'
+    assert named[dropped] == 30 and values[f"lockstep_stream_epochs_total{{{keys}}}"] == "1.0"
+    assert values[f"lockstep_stream_latency_seconds_count{{{keys}}}"] == "40.0"
+    assert values[f"lockstep_stream_pictures_held{{{keys}}}"] == "0.0"
