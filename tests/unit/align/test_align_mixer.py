@@ -351,3 +351,12 @@ def test_a_measurement_that_comes_while_boxes_are_filled_changes_where_they_go(t
     assert last[5] == (top, 12 + 70 * 2 / 7 + top, "interpolated"), "towards frame 10"
     assert last[6] == (top, 12 + 10 * 3 / 5 + top, "interpolated"), "towards frame 8, which is nearer"
     assert last[7] == (top, 12 + 10 * 4 / 5 + top, "interpolated")
+
+
+def test_nothing_is_interpolated_over_more_than_h() -> None:
+    """H is 150 ms: a measurement 160 ms after the last one is too far to draw a line to."""
+    first = [boxes({1: 0.0}, 0.9), boxes({1: 4.0}, 0.9)]
+    near = mix_file([*first, None, None, boxes({1: 40.0}, 0.9)])
+    far = mix_file([*first, None, None, None, boxes({1: 40.0}, 0.9)])
+    assert [s[0][2] for s in near[2:4]] == ["interpolated"] * 2
+    assert far[2:5] == [[(1, 8.0, "extrapolated")], [(1, 12.0, "extrapolated")], [(1, 16.0, "extrapolated")]]
