@@ -22,7 +22,7 @@ from converters.samples import prepare_all, read_tensors
 from converters.signature import network_inputs
 from converters.sources import Sources
 from converters.work_folder import WorkFolder
-from serving.errors import ConversionError, KeysMismatch, NotFrozen, OperatorUnsupported, SpecInvalid, StorageFailed
+from serving.errors import ConversionError, OperatorUnsupported, SpecInvalid, StorageFailed
 from serving.preprocess.reference import Prepared
 from serving.types import Array
 
@@ -68,13 +68,13 @@ def computed_by_checkpoint(sources: Sources, work: WorkFolder, say: Say) -> Comp
         pictures = tuple(s.path.resolve() for s in sources.samples.samples) if prepared is not None else ()
         job = ChildJob(
             "convert", spec, folder, sources.spec_path.resolve().parent, sources.checkpoint.resolve(),
-            folder / "inputs.npz", pictures,
+            folder / "inputs.npz", pictures, cache=sources.cache,
         )  # fmt: skip
         try:
             report = run_child(job, progress=say)
         except OperatorUnsupported as error:
             raise OperatorUnsupported(f"stage onnx_fp32: {error.message}", hint=error.hint) from error
-        except (KeysMismatch, NotFrozen, ConversionError) as error:
+        except ConversionError as error:
             with stage("load"):
                 raise error
         return dict(json.loads(report.to_json()))

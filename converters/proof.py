@@ -72,9 +72,12 @@ def before_the_network(sources: Sources, computed: Computed) -> list[StageRow]:
 
 def graph_rows(sources: Sources, computed: Computed, folder: Path, proof: Proof, say: Say) -> None:
     """onnx_fp32, onnx_fp16."""
-    with opened("onnxruntime", folder) as engine:
-        proof.rows.append(onnx_fp32_row(sources, computed, engine, say))
-        proof.dtypes["onnx_fp32"] = dtypes_of(engine.info)
+    try:
+        with opened("onnxruntime", folder) as engine:
+            proof.rows.append(onnx_fp32_row(sources, computed, engine, say))
+            proof.dtypes["onnx_fp32"] = dtypes_of(engine.info)
+    except EngineFailed as error:
+        proof.rows.append(failed("onnx_fp32", "the exported graph against the checkpoint", str(error)))
     if sources.spec.precision == "fp16":
         proof.rows.append(onnx_fp16_row(sources, computed, folder, say))
 

@@ -82,6 +82,15 @@ def served_row(
     )  # fmt: skip
 
 
+def other_pixels(reference: Answer, candidate: Answer) -> str:
+    """Why the two answers cannot be compared: the uint8 pixels before normalising differ. '' also where one side, a
+    certified server, does not tell their hash."""
+    wanted, got = (answer.document.get("pixels_sha256") for answer in (reference, candidate))
+    if not wanted or not got or wanted == got:
+        return ""
+    return f"other pixels (SHA-256 {got[:8]}, expected {wanted[:8]}): another request's, or prepared in another way"
+
+
 def difference(reference: Any, candidate: Any, path: str = "") -> str:
     """Where two documents differ first, as `path: a became b`; '' where they are equal."""
     if isinstance(reference, Mapping) and isinstance(candidate, Mapping):
@@ -120,7 +129,7 @@ def _identical(
     sample: Sample, reference: Answer, candidate: Answer, judge: Judge, done: Callable[[int], None]
 ) -> SampleVerdict:
     done(1)
-    why = difference(reference.document, candidate.document)
+    why = other_pixels(reference, candidate) or difference(reference.document, candidate.document)
     if not why and isinstance(reference.result, RawTensors):
         why = _tensors_differ(reference.result, candidate.result)
     documents = (_task_part(reference, judge), _task_part(candidate, judge))
@@ -145,9 +154,7 @@ def _together(
         answer = runner.ask(samples[index], load.parameters)
         done(1)
         verdict = judge.results(samples[index].name, references[index].result, answer.result, gate)
-        wanted, got = (a.document.get("pixels_sha256") for a in (references[index], answer))
-        if wanted and got and wanted != got:
-            why = "the answer is of other pixels: another request's, or prepared in another way"
+        if why := other_pixels(references[index], answer):
             return SampleVerdict(verdict.sample, False, verdict.figures, why, verdict.reference, verdict.candidate)
         return verdict
 

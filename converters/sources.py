@@ -42,6 +42,7 @@ class Sources:
     limit: int | None
     target: str
     content_sha256: str
+    cache: Path
 
 
 def gather(spec_path: Path, cache: Path, limit: int | None, target: str, progress: Progress) -> Sources:
@@ -64,7 +65,7 @@ def gather(spec_path: Path, cache: Path, limit: int | None, target: str, progres
     samples = read_samples(spec, sample_folder, limit)
     labels = spec.label_names(folder)
     content = _content(spec, folder, checkpoint_sha256, samples, labels, target)
-    return Sources(spec, spec_path, task, checkpoint, checkpoint_sha256, labels, samples, limit, target, content)
+    return Sources(spec, spec_path, task, checkpoint, checkpoint_sha256, labels, samples, limit, target, content, cache)
 
 
 def _brought(spec: ModelSpec, folder: Path, cache: Path, progress: Progress) -> tuple[Path, Path]:
