@@ -142,6 +142,14 @@ class MemoryLog:
                 group.forget(topic)
         self.make(topic, partitions)
 
+    def delete(self, topic: str) -> None:
+        """Delete a topic."""
+        with self.changed:
+            for group in self._groups.values():
+                group.forget(topic)
+            del self._topics[topic]
+            self.changed.notify_all()
+
     def set_down(self, down: bool) -> None:
         """The broker goes, or comes back."""
         with self.changed:

@@ -39,6 +39,7 @@ class Bench:
     topic: Callable[[int], str]
     delete_before: Callable[[TopicPartition, int], None]
     remake: Callable[[str], None]
+    delete: Callable[[str], None]
     opened: list[Any] = field(default_factory=list)
 
     def consumer(self, topics: Sequence[str], group: str, **more: Any) -> Member:
@@ -121,7 +122,7 @@ def memory_bench() -> Bench:
         log.make(name, partitions)
         return name
 
-    return Bench(log, topic, log.delete_before, log.remake)
+    return Bench(log, topic, log.delete_before, log.remake, log.delete)
 
 
 def kafka_bench(request: pytest.FixtureRequest) -> Bench:
@@ -131,7 +132,7 @@ def kafka_bench(request: pytest.FixtureRequest) -> Bench:
 
     from serving.adapters.kafka import KafkaLog, KafkaOptions
 
-    options = KafkaOptions(shared_kafka(request).bootstrap)
+    options = KafkaOptions(shared_kafka(request).bootstrap, topic_patience_s=2.0)
     admin = AdminClient({"bootstrap.servers": options.bootstrap})
 
     def delete_before(place: TopicPartition, offset: int) -> None:
@@ -152,7 +153,10 @@ def kafka_bench(request: pytest.FixtureRequest) -> Bench:
                 time.sleep(0.1)
         raise AssertionError("the topic does not go away")
 
-    return Bench(KafkaLog(options), lambda n: new_topic(options, n), delete_before, remake)
+    def delete(topic: str) -> None:
+        admin.delete_topics([topic])[topic].result(10)
+
+    return Bench(KafkaLog(options), lambda n: new_topic(options, n), delete_before, remake, delete)
 
 
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.needs("kafka"))])
@@ -472,6 +476,22 @@ def test_a_topic_made_anew_is_an_error_and_no_silent_start(bench: Bench) -> None
     with pytest.raises(LogTruncated, match="made anew"):
         until(lambda: bool(member.given), member)
     assert member.values == []
+
+
+def test_a_topic_deleted_under_way_is_an_error(bench: Bench) -> None:
+    topic = bench.topic(1)
+    bench.write(topic, [b"0"])
+    member = bench.consumer([topic], group())
+    until(lambda: len(member.given) == 1, member)
+    bench.delete(topic)
+    with pytest.raises(TopicUnknown):
+        until(lambda: len(member.given) > 1, member)
+
+
+def test_a_topic_that_nobody_made_is_an_error(bench: Bench) -> None:
+    member = bench.consumer(["never-made"], group())
+    with pytest.raises(TopicUnknown):
+        until(lambda: bool(member.given), member)
 
 
 def test_a_deletion_under_way_leaves_other_partitions_and_pauses_alone(bench: Bench) -> None:

@@ -15,6 +15,7 @@ class KafkaOptions:
 
     queue_bytes: what one producer holds unacknowledged, and what one consumer reads ahead, at most (G11).
     delivery_timeout_s: after so long without acknowledgement a record is reported as failed.
+    topic_patience_s: a topic that the broker does not know is an error after so long; new ones take a moment.
     """
 
     bootstrap: str
@@ -23,6 +24,7 @@ class KafkaOptions:
     queue_records: int = 10_000
     delivery_timeout_s: float = 30.0
     linger_ms: float = 2.0
+    topic_patience_s: float = 10.0
 
     def __post_init__(self) -> None:
         if not self.bootstrap or any(":" not in part for part in self.bootstrap.split(",")):
@@ -38,7 +40,7 @@ def common(options: KafkaOptions) -> Config:
         "client.id": options.client_id,
         "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 1000,
-        "topic.metadata.refresh.interval.ms": 10_000,
+        "topic.metadata.refresh.interval.ms": int(options.topic_patience_s * 1000),
         "socket.keepalive.enable": True,
         "log.connection.close": False,
     }

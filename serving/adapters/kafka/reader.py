@@ -6,6 +6,7 @@ and what it would have hidden is told: deleted records as `Lost`, a log that was
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
@@ -50,6 +51,8 @@ class KafkaReader:
         self._gathered: list[LogRecord] = []
         self._lost: list[Lost] = []
         self._failure: LockstepError | None = None
+        self._unknown: dict[str, float] = {}  # topics the broker did not know, and since when
+        self._patience_s = options.topic_patience_s
         self._closed = False
         if positions:
             self._next.update(positions)
@@ -64,6 +67,8 @@ class KafkaReader:
             self._take(first)
             for message in self._consumer.consume(most - 1, timeout=0) if most > 1 else ():
                 self._take(message)
+        if self._unknown:
+            self._check_unknown()
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
@@ -150,8 +155,24 @@ class KafkaReader:
     def _take_error(self, error: KafkaError, place: TopicPartition) -> None:
         if error.code() == KafkaError._AUTO_OFFSET_RESET and place in self._next:
             self._out_of_range(place)
+        elif error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART and place.topic:
+            self._unknown.setdefault(place.topic, time.monotonic())
         elif error.fatal() or error.code() not in _PASSING:
             self._failure = self._failure or translated(error, f"reading {place.topic or 'the log'}")
+
+    def _check_unknown(self) -> None:
+        """A topic just made is unknown for a moment; one that stays unknown was deleted or never made."""
+        for topic, since in list(self._unknown.items()):
+            if time.monotonic() - since < self._patience_s:
+                continue
+            del self._unknown[topic]
+            try:
+                error = self._consumer.list_topics(topic, timeout=WATERMARK_SECONDS).topics[topic].error
+            except KafkaException:
+                self._unknown[topic] = time.monotonic()  # nobody answers: that is no news about the topic
+                continue
+            if error is not None:
+                self._failure = self._failure or translated(error, f"reading {topic}")
 
     def _out_of_range(self, place: TopicPartition) -> None:
         """The position is no longer between the log's ends. librdkafka has stopped to fetch, so a seek is refused."""

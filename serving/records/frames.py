@@ -1,0 +1,154 @@
+"""Topic `frames`: one record for each place of a timeline's ledger, or for a run of places dropped for one reason.
+
+key: source_id. value: a JPEG, or nothing. Everything else stands in headers, so that a reader who only keeps accounts
+never touches a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+from serving.frames import CaptureQuality, DroppedRun, DropReason, Frame, FrameRecord, Picture, PtsSource
+from serving.ports_log import MAX_RECORD_BYTES, Headers
+from serving.records import cloud_events
+from serving.records.fields import INT64, MAX_EPOCH, Encoded, Fields, fraction_text, name_of, text_of, wrong
+
+TOPIC = "frames"
+MAX_RUN = 100_000  # places in one record: an hour of a source, and no room for a forged one to fill a memory
+OWN_HEADERS = (
+    "epoch", "frame_seq", "last_seq", "pts", "time_base", "pts_ns", "raw_pts", "dts", "pts_source", "capture_ns",
+    "capture_quality", "pipelines", "analyse", "drop_reason", "width", "height", "scale",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class FrameMessage:
+    """A record of `frames`.
+
+    width, height: of the source's picture in pixels, 0 where nothing is known of it. scale: size of the payload's
+    picture over that, below 1 where it had to be made smaller to fit; boxes are always in source pixels.
+    dts: for information only; nothing is keyed or ordered by it. traceparent: W3C Trace Context or ''.
+    """
+
+    record: FrameRecord
+    width: int = 0
+    height: int = 0
+    scale: Fraction = Fraction(1)
+    dts: int | None = None
+    traceparent: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale <= 1 or self.width < 0 or self.height < 0:
+            raise ValueError(f"FrameMessage: expected scale in (0, 1] and sides >= 0, got {self}")
+
+
+def encode_frame(message: FrameMessage, payload: bytes | None = None) -> Encoded:
+    """payload: the JPEG of an analysed or shown frame. ValueError for one on a dropped frame."""
+    record = message.record
+    source_id = name_of(record.source_id, TOPIC, "source_id")
+    first = record.first_seq if isinstance(record, DroppedRun) else record.frame_seq
+    if isinstance(record, DroppedRun) and record.last_seq - record.first_seq >= MAX_RUN:
+        raise ValueError(f"{TOPIC}: expected at most {MAX_RUN} frames in one record, got {record}")
+    if payload and isinstance(record, DroppedRun):
+        raise ValueError(f"{TOPIC}: expected no payload for frames dropped at ingest, got {len(payload)} bytes")
+    values = {
+        "epoch": record.epoch,
+        "frame_seq": first,
+        "pipelines": ",".join(name_of(name, TOPIC, "pipelines") for name in record.pipelines),
+        **(_of_run(record) if isinstance(record, DroppedRun) else _of_frame(record, message)),
+    }
+    own = tuple((name, str(value).encode()) for name, value in values.items() if value is not None)
+    event_id = f"{record.epoch}/{first}"
+    kind = "image/jpeg" if payload else "application/octet-stream"
+    events = cloud_events.attributes("frame", source_id, event_id, kind, message.traceparent)
+    return Encoded(source_id.encode(), payload or b"", (*own, *events))
+
+
+def _of_run(run: DroppedRun) -> dict[str, object]:
+    return {"last_seq": run.last_seq, "drop_reason": run.reason.value}
+
+
+def _of_frame(frame: Frame, message: FrameMessage) -> dict[str, object]:
+    return {
+        "pts": frame.pts,
+        "time_base": fraction_text(frame.time_base),
+        "pts_ns": frame.pts_ns,
+        "raw_pts": frame.raw_pts,
+        "dts": message.dts,
+        "pts_source": frame.pts_source.value,
+        "capture_ns": frame.capture_ns,
+        "capture_quality": frame.capture_quality.value,
+        "analyse": "true" if frame.analyse else "false",
+        "width": message.width or None,
+        "height": message.height or None,
+        "scale": fraction_text(message.scale) if message.scale != 1 else None,
+    }
+
+
+def decode_frame(key: bytes | None, value: bytes | None, headers: Headers, arrival_mono_ns: int) -> FrameMessage:
+    """Raises RecordInvalid. arrival_mono_ns: when this role read it, by its own monotonic clock.
+
+    A picture that does not decode is not the record's fault: that is found out, and counted, where it is decoded.
+    """
+    source_id = name_of(text_of(key, TOPIC, "key"), TOPIC, "key")
+    fields = Fields.of_headers(TOPIC, headers, (*OWN_HEADERS, *cloud_events.HEADERS))
+    cloud_events.check(fields, "frame")
+    if value is not None and len(value) > MAX_RECORD_BYTES:
+        wrong(TOPIC, "value", f"at most {MAX_RECORD_BYTES} bytes", len(value))
+    dropped = fields.has("drop_reason")
+    record = _run(source_id, fields, value) if dropped else _frame(source_id, fields, value, arrival_mono_ns)
+    scale = fields.fraction("scale", Fraction(1))
+    if scale > 1:
+        fields.wrong("scale", "at most 1/1")
+    return FrameMessage(
+        record,
+        fields.integer("width", 1, 1 << 16, 0),
+        fields.integer("height", 1, 1 << 16, 0),
+        scale,
+        fields.integer("dts", default=None),
+        fields.traceparent(),
+    )
+
+
+def _run(source_id: str, fields: Fields, value: bytes | None) -> DroppedRun:
+    if value:
+        wrong(TOPIC, "value", "nothing, as the frame was dropped", f"{len(value)} bytes")
+    first = fields.integer("frame_seq", 0)
+    return DroppedRun(
+        source_id,
+        fields.integer("epoch", 1, MAX_EPOCH),
+        first,
+        fields.integer("last_seq", first, first + MAX_RUN - 1, default=first),
+        fields.choice("drop_reason", DropReason),
+        fields.names("pipelines"),
+    )
+
+
+def _frame(source_id: str, fields: Fields, value: bytes | None, arrival_mono_ns: int) -> Frame:
+    if fields.has("last_seq"):
+        fields.wrong("last_seq", "nothing where no drop_reason stands")
+    return Frame(
+        source_id=source_id,
+        epoch=fields.integer("epoch", 1, MAX_EPOCH),
+        frame_seq=fields.integer("frame_seq", 0),
+        pts_ns=fields.integer("pts_ns", 0),
+        pts=fields.integer("pts", -INT64 + 1),
+        time_base=fields.fraction("time_base"),
+        pipelines=fields.names("pipelines"),
+        arrival_mono_ns=arrival_mono_ns,
+        picture=Picture(encoded=value) if value else None,
+        analyse=fields.flag("analyse", True),
+        raw_pts=fields.integer("raw_pts", -INT64 + 1, default=None),
+        pts_source=fields.choice("pts_source", PtsSource, PtsSource.CONTAINER),
+        capture_ns=fields.integer("capture_ns", default=None),
+        capture_quality=fields.choice("capture_quality", CaptureQuality, CaptureQuality.NONE),
+    )
+
+
+def places(record: FrameRecord) -> Iterator[int]:
+    """Every frame_seq the record gives a place to."""
+    if isinstance(record, Frame):
+        return iter((record.frame_seq,))
+    return iter(range(record.first_seq, record.last_seq + 1))
