@@ -30,15 +30,15 @@ from serving.types import TensorSpec
 Progress = Callable[[str], None]
 DEFAULT_TARGETS: tuple[tuple[str, ...], ...] = (("SM86", "SM89", "SM120"), ("SM75",))
 MAX_RATIO = 0.65
-# Below this an engine is mostly kernels and tables, and its size says nothing about its weights.
-_MEASURABLE_BYTES = 4 << 20
+# Where weights are less of the FP32 file it is mostly kernels and tables, and its size says nothing about halves.
+_WEIGHTS_DOMINATE = 0.75
 
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
     """One engine file. dtypes: of each layer of the parsed network (the source of all of them: `dtypes_from`).
 
-    ratio: size over an FP32 build of the same graph for the same GPUs, None where that is too small to say anything;
+    ratio: size over an FP32 build of the same graph for the same GPUs, None where weights are not most of it;
     profile: input -> (min, opt, max) shapes.
     """
 
@@ -116,7 +116,7 @@ def _one(
         progress(f"{trt.__name__} {words}: FP32 build to compare sizes")
         fp32_data = _serialized(trt, parse(trt, fp32_source), spec, comparable(group), lambda line: None)
         fp32_size = len(fp32_data)
-        ratio = size_ratio(data, fp32_data, same_gpus=comparable(group) == group)
+        ratio = size_ratio(data, fp32_data, network.weights(), same_gpus=comparable(group) == group)
         check_ratio(target.name, ratio, network.weight_share("f32"))
     _write(target, data)
     return BuildReport(
@@ -149,13 +149,13 @@ def check_half(network: ParsedNetwork, words: str) -> None:
         raise BuildFailed(f"{words}: parsed as FP32 although the graph says FP16: {', '.join(unplanned[:8])}")
 
 
-def size_ratio(data: bytes, fp32_data: bytes, *, same_gpus: bool) -> float | None:
-    """Size of an engine over its FP32 build; None where that is too small to say anything.
+def size_ratio(data: bytes, fp32_data: bytes, weights: int, *, same_gpus: bool) -> float | None:
+    """Size of an engine over its FP32 build; None where the graph's `weights` (a count) are not most of that.
 
     Where the FP32 build is for another GPU (SM75 has none) both are deflated first: SM75 engines are padded with
     megabytes of zeros (docs/decisions/0006).
     """
-    if len(fp32_data) < _MEASURABLE_BYTES:
+    if 4 * weights < _WEIGHTS_DOMINATE * len(fp32_data):
         return None
     if same_gpus:
         return len(data) / len(fp32_data)

@@ -60,8 +60,15 @@ class ParsedNetwork:
         nodes = [node for node in self.model.graph.node if node.name and layer.startswith(node.name)]
         return bool(nodes) and not any(name in halves for node in nodes for name in node.input)
 
+    def weights(self) -> int:
+        """How many float weights the graph holds."""
+        return sum(self._weights_by_dtype().values())
+
     def weight_share(self, dtype: str) -> float:
         """Share of the float weights (by count) that the graph holds in `dtype` (f32 or f16)."""
+        return self._weights_by_dtype()[dtype] / max(1, self.weights())
+
+    def _weights_by_dtype(self) -> dict[str, int]:
         sizes = {"f32": 0, "f16": 0}
         for tensor in self.model.graph.initializer:
             word = {TensorProto.FLOAT: "f32", TensorProto.FLOAT16: "f16"}.get(tensor.data_type)
@@ -70,7 +77,7 @@ class ParsedNetwork:
                 for side in tensor.dims:
                     count *= side
                 sizes[word] += count
-        return sizes[dtype] / max(1, sum(sizes.values()))
+        return sizes
 
 
 def parse(trt: Any, source: Path) -> ParsedNetwork:

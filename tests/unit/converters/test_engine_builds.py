@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from converters import tensorrt_build
 from converters.engine_from_onnx import openvino_from_onnx
 from converters.precision import half_precision
-from converters.tensorrt_build import check_ratio, profile_of, tensorrt_from_onnx
+from converters.tensorrt_build import check_ratio, profile_of, size_ratio, tensorrt_from_onnx
 from serving.engines import open_engine
 from serving.errors import BuildFailed, ConversionError, OperatorUnsupported
 from serving.types import TensorSpec
@@ -148,6 +148,16 @@ def test_sizes_that_betray_an_fp32_engine() -> None:
         check_ratio("e.trt", 0.65, 0.0)
     with pytest.raises(BuildFailed, match="does not hold halves"):
         check_ratio("e.trt", 0.99, 0.5)
+
+
+def test_sizes_are_compared_only_where_weights_are_most_of_the_file() -> None:
+    noise = RNG.bytes(1 << 20)
+    weights = len(noise) // 4
+    assert size_ratio(noise[: 1 << 19], noise, weights, same_gpus=True) == 0.5
+    assert size_ratio(noise[: 1 << 19], noise, weights // 2, same_gpus=True) is None
+    padded = noise[: 1 << 19] + b"\0" * (1 << 20)
+    ratio = size_ratio(padded, noise, weights, same_gpus=False)
+    assert ratio == pytest.approx(0.5, abs=0.02)
 
 
 def test_profiles_come_from_the_spec() -> None:
