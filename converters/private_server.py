@@ -68,7 +68,8 @@ def private_gateway(version_dir: Path, triton_url: str, settings: Settings) -> I
     """Address of a gateway with one worker, in a process of its own. Raises Unavailable where it does not come up."""
     private = settings.model_copy(
         update={"staging": True, "host": "127.0.0.1", "port": 0, "workers": 1, "triton_url": f"grpc://{triton_url}",
-                "drain_s": 0.0, "canary_interval_s": QUIET_S, "repository": version_dir.parent.parent, "request_timeout_ms": 60_000}
+                "drain_s": 0.0, "canary_interval_s": QUIET_S, "repository": version_dir.parent.parent,
+                "request_timeout_ms": 60_000}
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="lockstep-gateway-") as folder:
         job = Path(folder) / "gateway.json"
