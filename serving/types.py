@@ -204,7 +204,7 @@ class InferResponse:
     """The typed result of one request, with what the result document needs.
 
     `timings_ms` keys: decode, preprocess, infer, postprocess (batch stages are shared evenly by the batch).
-    `pixels_sha256` is the SHA-256 of the uint8 pixels before normalising ('' for task raw).
+    `pixels_sha256` is the SHA-256 of the uint8 pixels before normalising (in staging only; '' for task raw).
     """
 
     result: TaskResult

@@ -6,6 +6,8 @@ Its pixels are not those of the reference, so a model uses it only when its cert
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
@@ -37,24 +39,40 @@ def choose_reduce(header: ImageHeader, spec: PreprocessSpec) -> int:
     return next((reduce for reduce in (8, 4, 2) if ratio >= reduce), 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """A decoded picture at 1/`reduce` of its size, and where it goes."""
+
+    pixels: PixelArray
+    placement: Placement
+    reduce: int
+    orientation: int
+
+
+def decode_fast(data: bytes, spec: PreprocessSpec, limits: DecodeLimits = _DEFAULT_LIMITS) -> Reduced:
+    """Decode no more than the resize needs. Raises what `decode` raises."""
+    header = read_header(data)
+    check_limits(header, limits)
+    placement = place(ImageSize(header.width, header.height), spec)
+    reduce = choose_reduce(header, spec)
+    return Reduced(decode_checked(data, header, reduce), placement, reduce, header.orientation)
+
+
+def prepare_reduced(reduced: Reduced, spec: PreprocessSpec) -> Prepared:
+    """What `decode_fast` gave, as the network's input."""
+    resized = _resize(reduced.pixels, reduced.placement, reduced.reduce, reduced.orientation)
+    plane = on_plane(to_colour(resized, spec.colour, "cv2_linear"), reduced.placement, spec.pad_value)
+    return finish(plane, reduced.placement, spec)
+
+
 def prepare_fast(source: bytes | PixelArray, spec: PreprocessSpec, limits: DecodeLimits = _DEFAULT_LIMITS) -> Prepared:
     """An encoded picture, or an upright RGB uint8 `[h, w, 3]` one, as the network's input.
 
     Raises what `decode` and `reference.prepare` raise.
     """
-    if not isinstance(source, bytes):
-        return _prepared(source, place(frame_size(source), spec), spec, 1, 1)
-    header = read_header(source)
-    check_limits(header, limits)
-    placement = place(ImageSize(header.width, header.height), spec)
-    reduce = choose_reduce(header, spec)
-    return _prepared(decode_checked(source, header, reduce), placement, spec, reduce, header.orientation)
-
-
-def _prepared(frame: PixelArray, placement: Placement, spec: PreprocessSpec, reduce: int, orientation: int) -> Prepared:
-    resized = _resize(frame, placement, reduce, orientation)
-    plane = on_plane(to_colour(resized, spec.colour, "cv2_linear"), placement, spec.pad_value)
-    return finish(plane, placement, spec)
+    if isinstance(source, bytes):
+        return prepare_reduced(decode_fast(source, spec, limits), spec)
+    return prepare_reduced(Reduced(source, place(frame_size(source), spec), 1, 1), spec)
 
 
 def _resize(frame: PixelArray, placement: Placement, reduce: int, orientation: int) -> PixelArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.bundle import ModelBundle
+from serving import served_model
+from serving.bundle import UNCERTIFIED, ModelBundle
 from serving.errors import EngineFailed, ImageInvalid, ParameterInvalid, ServingError
 from serving.served_model import ServedModel
 from serving.spec import ModelSpec
 from serving.testing.fake_engine import FunctionEngine
-from serving.types import Array, Classification, Detections, InferRequest, InferResponse, TensorSpec
+from serving.types import Array, Classification, Detections, ImageSize, InferRequest, InferResponse, TensorSpec
 
 INPUT = TensorSpec("input", "FP32", (3, 8, 8))
 
@@ -82,7 +84,29 @@ def test_the_document_has_the_published_fields() -> None:
     assert document["classes"][0]["label"] == "bright" and len(document["classes"]) == 1
     assert (document["model"], document["model_version"], document["certificate_id"]) == ("m", "3", "abc123abc123")
     assert set(document["timings_ms"]) == {"decode", "preprocess", "infer", "postprocess"}
-    assert len(answer.pixels_sha256) == 64
+    assert answer.pixels_sha256 == "", "hashed in staging only"
+    model.bundle = dataclasses.replace(model.bundle, certificate_id=UNCERTIFIED)
+    staged = model.infer([InferRequest(encoded=png(255))])[0]
+    assert isinstance(staged, InferResponse) and len(staged.pixels_sha256) == 64
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_fast_preprocessing_runs_only_where_the_spec_says_so(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[str] = []
+    for name in ("decode", "decode_fast", "prepare", "prepare_fast"):
+        real = getattr(served_model, name)
+        monkeypatch.setattr(served_model, name, lambda *a, _n=name, _r=real: (used.append(_n), _r(*a))[1])
+    model, _ = served("detection", full_box, ("boxes", "scores"))
+    rule = model.bundle.spec.preprocess.model_copy(update={"fast": fast})
+    model.bundle = dataclasses.replace(model.bundle, spec=model.bundle.spec.model_copy(update={"preprocess": rule}))
+    buffer = io.BytesIO()
+    Image.effect_noise((1600, 1200), 40).convert("RGB").save(buffer, "JPEG")
+    for parameters in ({}, {"roi": "0,0,800,600"}):
+        answer = model.infer([InferRequest(encoded=buffer.getvalue(), parameters=parameters)])[0]
+        assert isinstance(answer, InferResponse) and answer.image == ImageSize(1600, 1200)
+        assert isinstance(answer.result, Detections)
+        assert answer.result.xyxy.tolist() == [[0, 0, 800, 600] if parameters else [0, 0, 1600, 1200]]
+    assert used == (["decode_fast", "decode", "prepare_fast"] if fast else ["decode", "prepare"] * 2)
 
 
 def full_box(inputs: Mapping[str, Array]) -> dict[str, Array]:
