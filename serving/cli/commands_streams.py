@@ -40,11 +40,12 @@ def run(
     assume_fps: Annotated[str, typer.Option(help="rate of a source without PTS, e.g. 30000/1001")] = "",
     threads: Annotated[int, typer.Option(min=1, help="decoder threads a source")] = 1,
     transport: Annotated[str, typer.Option(help="jpeg: pictures as the log carries them")] = "",
+    triton: Annotated[str, typer.Option(help="grpc://host:port, or embedded: infer through Triton")] = "",
     metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="serve /metrics on loopback")] = None,
     repository: Repository = None, config: Config = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Video through models to a mixed video and results, each result on the frame it was computed from."""
-    from serving.cli.answer import open_model
+    from serving.cli.stream_models import stream_models
     from serving.streams.main import RunOptions, run_streams
 
     settings = settings_from(config, repository=repository)
@@ -52,7 +53,8 @@ def run(
         tuple(sources), tuple(model), track, output, results, webvtt, sheet, every, roi, mask, timeout, draw_threshold,
         scenario, delay_ms, fill, assume_fps, threads, transport, metrics_port,
     )  # fmt: skip
-    summary = run_streams(options, lambda name: open_model(settings, name), progress())
+    with stream_models(settings, options.models, triton) as open_model:
+        summary = run_streams(options, open_model, progress())
     print_json(summary.to_document()) if json else print(summary.text())
     if not summary.ok:
         raise typer.Exit(1)

@@ -14,8 +14,10 @@ from typing import TextIO
 import cv2
 
 from serving.adapters.trackers import TRACKERS
+from serving.adapters.triton import TritonServer
 from serving.adapters.video import AddressSource, HlsWriter, Mp4Writer, ReaderOptions
 from serving.adapters.video.address import path_of, scheme_of
+from serving.bundle import ModelBundle
 from serving.clock import NS_PER_MS
 from serving.config import child_environment
 from serving.errors import ParameterInvalid, StorageFailed
@@ -29,13 +31,37 @@ from serving.streams.jpeg import JpegCodec
 from serving.streams.lines import WebVtt, describe
 from serving.streams.metrics_page import metrics_page
 from serving.streams.observe import StreamMetrics
+from serving.streams.remote import RemoteInfer
 from serving.streams.run import OnProgress, RunSettings, run
 from serving.streams.sheet import ContactSheet
 from serving.streams.source_run import SourceJob
 from serving.streams.summary import RunSummary
-from serving.streams.worker import Pipeline, Region
+from serving.streams.worker import Infer, Pipeline, Region
+from serving.tasks import task_named
 
-OpenModel = Callable[[str], ServedModel]
+
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """A certified model and how to ask it."""
+
+    bundle: ModelBundle
+    infer: Infer
+    close: Callable[[], None]
+
+
+OpenModel = Callable[[str], OpenedModel]
+
+
+def in_process(model: ServedModel) -> OpenedModel:
+    """The engine in this process; no server to start."""
+    return OpenedModel(model.bundle, model.infer, model.engine.close)
+
+
+def through_triton(bundle: ModelBundle, url: str, timeout_s: float = 10.0) -> OpenedModel:
+    """The same model served by Triton at `grpc://host:port`."""
+    version = str(bundle.version)
+    infer = RemoteInfer(lambda: TritonServer(url, [bundle.name]), bundle.name, version, bundle.spec.task, timeout_s)
+    return OpenedModel(bundle, infer, infer.close)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +111,7 @@ class RunOptions:
 
 
 def run_streams(options: RunOptions, open_model: OpenModel, on_progress: OnProgress | None = None) -> RunSummary:
-    """Run what the options say. open_model: a certified model by name, loaded in this process."""
+    """Run what the options say. open_model: a certified model by name (`in_process`, `through_triton`)."""
     metrics = StreamMetrics(Metrics())
     with ExitStack() as stack:
         if options.metrics_port is not None:
@@ -114,19 +140,20 @@ def _settings(options: RunOptions, jobs: Sequence[SourceJob]) -> RunSettings:
 
 def _pipeline(name: str, options: RunOptions, open_model: OpenModel, stack: ExitStack) -> Pipeline:
     model = open_model(name)
-    stack.callback(model.engine.close)
-    tracked = options.track and model.task.name in ("detection", "tracking", "face")
+    stack.callback(model.close)
+    bundle, task = model.bundle, task_named(model.bundle.spec.task)
+    tracked = options.track and task.name in ("detection", "tracking", "face")
     given = {**options.parameters, **({"scenario": options.scenario} if options.scenario else {})}
     return Pipeline(
         name=name,
-        model_version=model.bundle.version,
-        task=model.task.name,
+        model_version=bundle.version,
+        task=task.name,
         infer=model.infer,
-        document=lambda result: model.task.to_document(result, model.bundle.labels),
-        labels=model.bundle.labels,
+        document=lambda result: task.to_document(result, bundle.labels),
+        labels=bundle.labels,
         parameters=given,
         new_tracker=TRACKERS[options.track] if tracked else None,
-        certificate_id=model.bundle.certificate_id,
+        certificate_id=bundle.certificate_id,
     )
 
 

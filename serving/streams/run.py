@@ -120,7 +120,11 @@ class Hub:
                 self.changed.notify_all()
             if frame is None:
                 continue
-            postings = self.worker.analyse(frame)
+            try:
+                postings = self.worker.analyse(frame)
+            except BaseException:
+                self._end_worker(frame, Outcome.dropped(DropReason.MODEL_UNAVAILABLE))
+                raise
             with self.changed:
                 if generation != self._generation:
                     return
@@ -134,13 +138,17 @@ class Hub:
                 since_ns, frame = self._busy
                 if self.clock.monotonic_ns() - since_ns <= self.settings.inference_timeout_s * NS_PER_S:
                     return
-                self._generation += 1
-                self._busy = None
-                poison = Outcome.dead_letter(DeadReason.POISON)
-                self._deliver(frame, [Posting(frame.ledger_key(p), frame.pts_ns, poison) for p in frame.pipelines])
+                self._end_worker(frame, Outcome.dead_letter(DeadReason.POISON))
             if self._generation:
                 while (waiting := self.queue.take(self.clock.monotonic_ns())[0]) is not None:
                     self.drop(waiting, DropReason.MODEL_UNAVAILABLE)
+
+    def _end_worker(self, frame: Frame, outcome: Outcome) -> None:
+        """The worker is gone, and this is what became of the frame it had; `watch` empties the queue."""
+        with self.changed:
+            self._generation += 1
+            self._busy = None
+            self._deliver(frame, [Posting(frame.ledger_key(p), frame.pts_ns, outcome) for p in frame.pipelines])
 
     def _deliver(self, frame: Frame, postings: list[Posting]) -> None:
         source = self.sources[frame.source_id]
@@ -226,7 +234,8 @@ def _threads(hub: Hub) -> list[threading.Thread]:
 def _supervise(hub: Hub, on_progress: OnProgress | None, observer: StreamMetrics | None) -> None:
     while True:
         with hub.changed:
-            if hub.changed.wait_for(lambda: all(s.done for s in hub.sources.values()) or hub.failure, timeout=0.5):
+            patience_s = 0.5 if hub.failure is None else 0.05
+            if hub.changed.wait_for(lambda: all(s.done for s in hub.sources.values()), timeout=patience_s):
                 return
         hub.watch()
         summaries = [source.summary() for source in hub.sources.values()] if on_progress or observer else []

@@ -121,5 +121,6 @@ def _no_thread_stays() -> Iterator[None]:
 
     before = set(threading.enumerate())
     yield
-    left = [t.name for t in set(threading.enumerate()) - before if t.is_alive() and not t.name.startswith("worker")]
+    ours = ("ingest", "mix", "infer")
+    left = [t.name for t in set(threading.enumerate()) - before if t.is_alive() and t.name.startswith(ours)]
     assert left == []

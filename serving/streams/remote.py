@@ -1,0 +1,110 @@
+"""Inference through a server (Triton) for the worker: pixels go as `frame`, typed tensors come back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from threading import Thread
+from typing import Any
+
+import numpy as np
+
+from serving.errors import EngineFailed, ServingError
+from serving.ports import InferenceServer, ServerReply, ServerRequest, ServerTensor
+from serving.types import (
+    Array,
+    Classification,
+    Detections,
+    Embedding,
+    ImageSize,
+    InferRequest,
+    InferResponse,
+    TaskResult,
+)
+
+RESULT = "result"
+_READERS: Mapping[str, Callable[[Mapping[str, Array]], TaskResult]] = {
+    "detection": lambda t: Detections(
+        _row(t, "xyxy").reshape(-1, 4).astype(np.float32),
+        _row(t, "confidence").astype(np.float32),
+        _row(t, "class_id").astype(np.int64),
+    ),
+    "classification": lambda t: Classification(
+        _row(t, "class_id").astype(np.int64), _row(t, "score").astype(np.float32)
+    ),
+    "embedding": lambda t: Embedding(_row(t, "embedding").astype(np.float32)),
+}
+
+
+class RemoteInfer:
+    """`serving.streams.worker.Infer` over `ports.InferenceServer`, whose calls run on an event loop of their own.
+
+    make_server is called on that loop's thread, because a channel belongs to the loop it is used on.
+    """
+
+    def __init__(
+        self,
+        make_server: Callable[[], InferenceServer],
+        model_name: str,
+        model_version: str,
+        task: str,
+        timeout_s: float,
+    ) -> None:
+        if task not in _READERS:
+            raise EngineFailed(f"{model_name}: task {task} is not served to streams; expected {sorted(_READERS)}")
+        self._make_server = make_server
+        self._name, self._version, self._task, self._timeout_s = model_name, model_version, task, timeout_s
+        self._server: InferenceServer | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = Thread(target=self._loop.run_forever, name=f"infer {model_name}", daemon=True)
+        self._thread.start()
+
+    def __call__(self, requests: Sequence[InferRequest]) -> list[InferResponse | ServingError]:
+        """One call a request, all at once; an error is its own request's."""
+        return asyncio.run_coroutine_threadsafe(self._all(requests), self._loop).result()
+
+    def close(self) -> None:
+        """Close the channel and end the loop."""
+        if self._server is not None:
+            asyncio.run_coroutine_threadsafe(self._server.close(), self._loop).result(5)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        self._loop.close()
+
+    async def _all(self, requests: Sequence[InferRequest]) -> list[InferResponse | ServingError]:
+        if self._server is None:
+            self._server = self._make_server()
+        return list(await asyncio.gather(*(self._one(self._server, request) for request in requests)))
+
+    async def _one(self, server: InferenceServer, request: InferRequest) -> InferResponse | ServingError:
+        try:
+            reply = await server.infer(self._request(request), self._timeout_s)
+            return self._response(reply)
+        except ServingError as error:
+            return error
+
+    def _request(self, request: InferRequest) -> ServerRequest:
+        if request.encoded is not None:
+            tensor = ServerTensor("image", np.frombuffer(request.encoded, np.uint8)[None])
+        else:
+            assert request.frame is not None
+            tensor = ServerTensor("frame", np.ascontiguousarray(request.frame)[None])
+        parameters = {name: value for name, value in request.parameters.items() if value not in (None, "")}
+        return ServerRequest(self._name, (tensor,), parameters, model_version=self._version)
+
+    def _response(self, reply: ServerReply) -> InferResponse:
+        document = reply.tensors.get(RESULT)
+        if document is None or not document.size:
+            raise EngineFailed(f"{self._name}: the server's answer has no `{RESULT}`; got {sorted(reply.tensors)}")
+        fields: dict[str, Any] = json.loads(document.tobytes())
+        size = fields.get("image")
+        image = ImageSize(size["width"], size["height"]) if size else None
+        return InferResponse(_READERS[self._task](reply.tensors), image, fields.get("timings_ms", {}))
+
+
+def _row(tensors: Mapping[str, Array], name: str) -> Array:
+    """A sample's tensor without the batch axis."""
+    if name not in tensors:
+        raise EngineFailed(f"the server's answer has no tensor {name!r}; got {sorted(tensors)}")
+    return np.asarray(tensors[name][0])

@@ -1,0 +1,150 @@
+"""`run_streams` with certified models: in process, through Triton with equal results, with roi, mask and transport."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from stream_helpers import make_clip  # type: ignore[import-not-found]
+from triton_support import colours_model, redness_model, shared_triton
+
+from serving.adapters.video.clips import ClipSpec
+from serving.bundle import ModelBundle
+from serving.engines import open_engine
+from serving.errors import NotFound, ParameterInvalid, SourceRefused, StorageFailed
+from serving.served_model import ServedModel
+from serving.streams.main import OpenedModel, RunOptions, in_process, run_streams, through_triton
+
+VOLATILE = ("timings_ms", "attempt")
+
+
+@pytest.fixture
+def open_model(tmp_path: Path) -> Callable[[str], OpenedModel]:
+    made = {"colours": colours_model, "redness": redness_model}
+
+    def opened(name: str) -> OpenedModel:
+        if name not in made:
+            raise NotFound(f"no model {name!r}")
+        folder = tmp_path / "repository" / name / "1"
+        if not folder.exists():
+            made[name](tmp_path / "repository")
+        return in_process(_load(folder))
+
+    return opened
+
+
+def _load(folder: Path) -> ServedModel:
+    bundle = ModelBundle.load(folder)
+    return ServedModel(bundle, open_engine(bundle.engine, folder, 1, bundle.precision))
+
+
+@pytest.fixture
+def red_clip(tmp_path: Path) -> Path:
+    from fractions import Fraction
+
+    return Path(make_clip(tmp_path / "red.mp4", [3000 * n for n in range(30)], ClipSpec("mp4", Fraction(1, 90_000))))
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in VOLATILE} for line in found]
+
+
+def test_everything_at_once(red_clip: Path, tmp_path: Path, open_model: Callable[[str], OpenedModel]) -> None:
+    options = RunOptions(
+        (f"gate={red_clip}", str(red_clip)), ("redness", "colours"), "bytetrack", tmp_path / "o.mp4",
+        tmp_path / "r.jsonl", tmp_path / "t.vtt", tmp_path / "s.png", every=2,
+    )  # fmt: skip
+    summary = run_streams(options, open_model)
+    assert summary.ok and [s.source_id for s in summary.sources] == ["gate", "red"]
+    for name in ("gate", "red"):
+        found = lines(tmp_path / f"r-{name}.jsonl")
+        assert len(found) == 60 and {line["model"] for line in found} == {"redness", "colours"}
+        assert len(found[0]["certificate_id"]) == 12 and found[0]["image"] == {"width": 96, "height": 64}
+        assert (tmp_path / f"t-{name}.vtt").read_text().count("-->") == 30
+        assert cv2.imread(str(tmp_path / f"s-{name}.png")) is not None
+        assert (tmp_path / f"o-{name}.mp4").stat().st_size > 1000
+    document = json.loads(json.dumps(summary.to_document()))
+    assert document["ok"] and document["sources"][0]["balances"]["redness"]["reasons"] == {"not_sampled": 15}
+    assert "accepted 30 = results 15 + dropped 15 + dead 0: balanced" in summary.text()
+
+
+def test_roi_and_mask_are_in_source_pixels(
+    red_clip: Path, tmp_path: Path, open_model: Callable[[str], OpenedModel]
+) -> None:
+    base = RunOptions((str(red_clip),), ("redness",), results=tmp_path / "r.jsonl", parameters={"score_threshold": "0"})
+    run_streams(replace(base, roi="40,10,80,50"), open_model)
+    assert lines(tmp_path / "r.jsonl")[9]["detections"][0]["xyxy"] == [40.0, 10.0, 60.0, 50.0]
+    run_streams(base, open_model)
+    plain = lines(tmp_path / "r.jsonl")[20]["detections"][0]["confidence"]
+    mask = np.zeros((64, 96), np.uint8)
+    mask[:, :48] = 255
+    cv2.imwrite(str(tmp_path / "m.png"), mask)
+    run_streams(replace(base, mask=tmp_path / "m.png"), open_model)
+    assert lines(tmp_path / "r.jsonl")[20]["detections"][0]["confidence"] == pytest.approx(plain / 2, rel=0.1)
+    with pytest.raises(ParameterInvalid, match="inside 96x64"):
+        run_streams(replace(base, roi="40,10,800,50"), open_model)
+
+
+def test_an_unknown_scenario_is_the_operators_mistake(red_clip: Path, open_model: Callable[[str], OpenedModel]) -> None:
+    with pytest.raises(ParameterInvalid, match="scenario"):
+        run_streams(RunOptions((str(red_clip),), ("redness",), scenario="night"), open_model)
+
+
+def test_what_cannot_be_done_is_said_before_the_run(
+    red_clip: Path, tmp_path: Path, open_model: Callable[[str], OpenedModel]
+) -> None:
+    with pytest.raises(NotFound):
+        run_streams(RunOptions((str(red_clip),), ("nothing",)), open_model)
+    with pytest.raises(StorageFailed, match="not a folder that can be written to"):
+        run_streams(RunOptions((str(red_clip),), ("redness",), output=tmp_path / "no" / "deeper" / "o.mp4"), open_model)
+    with pytest.raises(StorageFailed, match="cannot be written"):
+        run_streams(RunOptions((str(red_clip),), ("redness",), results=tmp_path / "no" / "r.jsonl"), open_model)
+    unset = run_streams(RunOptions(("rtsp://u:{NO_SUCH_SECRET_X}@127.0.0.1/1",), ("redness",)), open_model)
+    assert unset.sources[0].error_code == SourceRefused.code and "NO_SUCH_SECRET_X" in unset.sources[0].error
+
+
+def test_transport_by_jpeg_moves_pixels_little(
+    red_clip: Path, tmp_path: Path, open_model: Callable[[str], OpenedModel]
+) -> None:
+    base = RunOptions((str(red_clip),), ("redness",), results=tmp_path / "r.jsonl", parameters={"score_threshold": "0"})
+    run_streams(base, open_model)
+    plain = [line["detections"][0]["confidence"] for line in lines(tmp_path / "r.jsonl")]
+    run_streams(replace(base, transport="jpeg"), open_model)
+    moved = [line["detections"][0]["confidence"] for line in lines(tmp_path / "r.jsonl")]
+    assert np.abs(np.array(plain) - moved).max() < 0.02 and len(moved) == 30
+
+
+def test_hls_output_has_a_side_channel(
+    red_clip: Path, tmp_path: Path, open_model: Callable[[str], OpenedModel]
+) -> None:
+    summary = run_streams(RunOptions((str(red_clip),), ("redness",), output=tmp_path / "hls"), open_model)
+    assert summary.ok and summary.sources[0].outputs[0].path.endswith("index.m3u8")
+    table = json.loads((tmp_path / "hls" / "segment-00000.json").read_text())
+    assert [f["key"]["pts_ns"] for f in table["frames"]][:2] == [0, 33_333_333]
+    assert table["frames"][29]["overlays"][0]["pipeline"] == "redness"
+
+
+@pytest.mark.needs("triton")
+@pytest.mark.parametrize("transport", ["", "jpeg"])
+@pytest.mark.parametrize("model", ["colours", "redness"])
+def test_through_triton_the_results_are_the_same(
+    request: pytest.FixtureRequest, red_clip: Path, tmp_path: Path, model: str, transport: str
+) -> None:
+    triton = shared_triton(request)
+    folder = triton._repository / model / "1"
+    parameters = {"score_threshold": "0"} if model == "redness" else {}
+    options = RunOptions(
+        (str(red_clip),), (model,), results=tmp_path / "r.jsonl", transport=transport, parameters=parameters
+    )
+    assert run_streams(options, lambda name: in_process(_load(folder))).ok
+    here = lines(tmp_path / "r.jsonl")
+    url = f"grpc://{triton.grpc_url}"
+    assert run_streams(options, lambda name: through_triton(ModelBundle.load(folder), url)).ok
+    assert lines(tmp_path / "r.jsonl") == here and len(here) == 30
