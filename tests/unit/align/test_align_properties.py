@@ -453,6 +453,7 @@ def test_quick(name: str) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", INVARIANTS)
 def test_long(name: str) -> None:
     run(name, LONG)

@@ -200,5 +200,6 @@ def test_the_mixer_and_the_accountant_agree_with_the_model() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_the_model_for_long() -> None:
     run_state_machine_as_test(MixerModel, settings=settings(LONG, max_examples=2000, stateful_step_count=80))
