@@ -49,6 +49,17 @@ class Settings(BaseModel):
     canary_interval_s: float = Field(2.0, gt=0, description="time between canary inferences, seconds")
     staging: bool = Field(False, description="serve a version without certificate (private staging Triton only)")
     cuda_version: str = Field("", description="CUDA of the container, for doctor (NVIDIA images set CUDA_VERSION)")
+    kafka: str = Field("", description="host:port of Kafka brokers, comma-separated; empty: no Kafka")
+    kafka_prefix: str = Field(
+        "", pattern=r"^[A-Za-z0-9._-]{0,40}$", description="before every topic and group name: two systems, one Kafka"
+    )
+    kafka_profile: str = Field("single", description="how topics are kept safe: a profile of deploy/kafka/topics.yaml")
+    retention_frames_s: int = Field(900, ge=1, description="how long pictures stay on the log, seconds")
+    retention_results_s: int = Field(21_600, ge=1, description="how long results stay on the log and in Redis, seconds")
+    retention_dead_letters_s: int = Field(604_800, ge=1, description="how long dead letters stay, seconds")
+    delay_max_ms: int = Field(2_000, ge=0, description="largest presentation delay D of a source, milliseconds")
+    lateness_ms: int = Field(2_000, ge=0, description="L: how late after release a result still counts, milliseconds")
+    recovery_s: int = Field(300, ge=0, description="longest outage of a role after which nothing may be lost, seconds")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
 
 
