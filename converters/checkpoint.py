@@ -10,12 +10,12 @@ import pickle
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from converters.addresses import call, resolve
 from converters.archive_safety import check_export_archive, check_script_archive
 from converters.digest import sha256_of
 from converters.job import ChildJob, LoadReport
@@ -64,29 +64,10 @@ def build(job: ChildJob) -> Any:
         raise SpecInvalid(f"{job.spec.name}: `factory` is missing")
     function = resolve(factory.callable, "factory")
     torch.manual_seed(job.seed)
-    try:
-        module = function(**factory.arguments)
-    except (TypeError, ValueError) as error:
-        raise SpecInvalid(f"factory {factory.callable}: {error}", hint="see `factory.arguments`") from error
+    module = call(function, f"factory {factory.callable}", **factory.arguments)
     if not isinstance(module, torch.nn.Module):
         raise SpecInvalid(f"factory {factory.callable}: expected a torch.nn.Module, got {type(module).__name__}")
     return module
-
-
-def resolve(address: str, what: str) -> Callable[..., Any]:
-    """The callable at `package.module:function`. Raises SpecInvalid saying what is missing."""
-    module, name = address.split(":")
-    try:
-        found = getattr(import_module(module), name)
-    except ImportError as error:
-        raise SpecInvalid(
-            f"{what} {address}: {error}", hint="its folder must be the YAML's, the working folder or installed"
-        ) from error
-    except AttributeError as error:
-        raise SpecInvalid(f"{what} {address}: module {module} has no {name!r}") from error
-    if not callable(found):
-        raise SpecInvalid(f"{what} {address}: expected a callable, got {type(found).__name__}")
-    return found  # type: ignore[no-any-return]
 
 
 def refuse_bad_numbers(tensors: Mapping[str, Any], may_be_infinite: Callable[[str], bool]) -> None:

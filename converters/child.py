@@ -159,7 +159,7 @@ def main(arguments: list[str]) -> int:
         text = json.dumps({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
     except MemoryError:
         text = json.dumps({"error": _memory(limits)})
-    except RuntimeError as error:
+    except RuntimeError as error:  # torch has no MemoryError of its own
         if "allocate memory" not in str(error):
             raise
         text = json.dumps({"error": _memory(limits)})

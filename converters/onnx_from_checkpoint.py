@@ -61,7 +61,9 @@ def _traced(module: Any, spec: ModelSpec, arguments: tuple[Any, ...]) -> Any:
             f"the network cannot be traced with a free batch: {_line(error)}",
             hint="no Python number may be taken from a tensor's shape or values; export it as TorchScript otherwise",
         ) from error
-    except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # the network is foreign code
         raise ConversionError(f"the network cannot be traced: {type(error).__name__}: {_line(error)}") from error
 
 

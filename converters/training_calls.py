@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from converters.checkpoint import resolve
+from converters.addresses import call, resolve
 from converters.signature import network_inputs
 from serving.errors import SpecInvalid
 from serving.spec import ModelSpec
@@ -33,7 +33,8 @@ def training_samples(
     found = []
     for index, picture in enumerate(pictures):
         data = picture.read_bytes()
-        answer = function(data, arguments) if apart else function(data, **arguments)
+        what = f"parity.training_side {address}: {picture.name}"
+        answer = call(function, what, data, arguments) if apart else call(function, what, data, **arguments)
         found.append(_sample(spec, address, picture.name, answer))
         if (index + 1) % 16 == 0 or index + 1 == len(pictures):
             progress(f"training side {index + 1}/{len(pictures)}")
@@ -44,7 +45,7 @@ def constant_of(address: str | None, what: str) -> Any:
     """The JSON value of a constants function, or None without one. Raises SpecInvalid when it is no JSON value."""
     if address is None:
         return None
-    value = resolve(address, what)()
+    value = call(resolve(address, what), f"{what} {address}")
     try:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError) as error:

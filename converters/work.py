@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,10 @@ def do(job: ChildJob, limits: Limits, isolation: Mapping[str, str], progress: Pr
         from converters.onnx_checkpoint import pass_through
 
         training = _training_samples(job, progress) if job.spec.parity.training_side else []
-        return pass_through(job, limits, isolation, progress, training, reference_inputs(job, training))
+        report = pass_through(job, limits, isolation, progress, training, reference_inputs(job, training))
+        return replace(report, **_constants(job))
     progress("import torch")
-    from converters import checkpoint, eager, frozen, onnx_from_checkpoint, training_calls
+    from converters import checkpoint, eager, frozen, onnx_from_checkpoint
 
     eager.settle(limits.threads, job.seed)
     progress(f"load the checkpoint ({job.spec.checkpoint.format})")
@@ -41,20 +43,29 @@ def do(job: ChildJob, limits: Limits, isolation: Mapping[str, str], progress: Pr
     if inputs:
         outputs = eager.eager_outputs(opened.module, job.spec, inputs, job.batch, progress)
         save_samples(job.folder / REFERENCE, outputs)
-    sources = ConstantsSpec() if job.action == "check" else job.spec.constants
-    labels = training_calls.constant_of(sources.labels_source, "constants.labels_source")
     return ChildReport(
         load=opened.report,
         exporter=exporter,
         samples=len(inputs),
         training_pixels=bool(training) and "pixels" in training[0],
         training_tensors=bool(training) and "tensor" in training[0],
-        constants=training_calls.constant_of(sources.source, "constants.source"),
-        source_labels=None if labels is None else tuple(map(str, labels)),
+        **_constants(job),
         versions=_versions(),
         isolation=isolation,
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
+
+
+def _constants(job: ChildJob) -> dict[str, Any]:
+    """What the spec's constant functions give; a check is not about constants and calls none."""
+    from converters.training_calls import constant_of
+
+    sources = ConstantsSpec() if job.action == "check" else job.spec.constants
+    labels = constant_of(sources.labels_source, "constants.labels_source")
+    return {
+        "constants": constant_of(sources.source, "constants.source"),
+        "source_labels": None if labels is None else tuple(map(str, labels)),
+    }
 
 
 def _training_samples(job: ChildJob, progress: Progress) -> list[dict[str, Array]]:

@@ -50,3 +50,8 @@ def busy() -> None:
     """Never come back."""
     while True:
         pass
+
+
+def broken() -> float:
+    """A constants function that fails."""
+    return {}["nms"]

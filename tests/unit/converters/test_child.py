@@ -83,7 +83,7 @@ def test_a_hostile_factory_reaches_nothing(job: Job, tmp_path: Path, monkeypatch
         task = job(None, factory={"callable": "sides:attack", "arguments": arguments})
         with pytest.raises(SpecInvalid) as caught:
             run_child(task, progress=lambda line: None)
-    found = json.loads(caught.value.message.split(": ", 1)[1])
+    found = json.loads(caught.value.message.split("ValueError: ", 1)[1])
     assert found == {
         "connect": False,
         "connect_out": False,
