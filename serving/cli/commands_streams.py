@@ -34,6 +34,7 @@ def run(
     mask: Annotated[Path | None, typer.Option(help="picture of the source's size; black is not analysed")] = None,
     timeout: Annotated[float | None, typer.Option(help="a live source without a picture for S seconds ends")] = None,
     draw_threshold: Annotated[float, typer.Option(help="boxes below it are not drawn; results keep them")] = 0.2,
+    banner: Annotated[bool, typer.Option(help="a bar with source, time, frame and balance")] = True,
     scenario: Annotated[str, typer.Option(help="named thresholds of the model's spec")] = "",
     delay_ms: Annotated[int, typer.Option(help="presentation delay of live sources, milliseconds")] = 250,
     fill: Annotated[bool, typer.Option(help="draw boxes between results")] = True,
@@ -51,7 +52,7 @@ def run(
     settings = settings_from(config, repository=repository)
     options = RunOptions(
         tuple(sources), tuple(model), track, output, results, webvtt, sheet, every, roi, mask, timeout, draw_threshold,
-        scenario, delay_ms, fill, assume_fps, threads, transport, metrics_port,
+        banner, scenario, delay_ms, fill, assume_fps, threads, transport, metrics_port,
     )  # fmt: skip
     with stream_models(settings, options.models, triton) as open_model:
         summary = run_streams(options, open_model, progress())
@@ -66,6 +67,8 @@ def sync_test(
     model: Annotated[str, typer.Option(help="detect with this published model (sync_code), not from pixels")] = "",
     picture: Annotated[Path | None, typer.Option(help="PNG of the error over time")] = None,
     keep: Annotated[Path | None, typer.Option(help="folder that keeps clips and mixed videos")] = None,
+    make: Annotated[Path | None, typer.Option(help="only write the clip, for another program to mix")] = None,
+    check: Annotated[str, typer.Option(help="only check a file that another program mixed from it")] = "",
     repository: Repository = None, config: Config = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Measure from pixels that every box lies on the picture it was computed from (docs/sync-test.md)."""
@@ -75,6 +78,9 @@ def sync_test(
     from serving.testing.sync_test import error_picture
     from serving.testing.sync_test import sync_test as measure
 
+    if make is not None or check:
+        _foreign((kind or ["ibbp"])[0], make, check, json)
+        return
     settings = settings_from(config, repository=repository)
     infer = as_detector(open_model(settings, model).infer) if model else read_picture
     report = measure(tuple(kind or ()), mutant, infer, keep, say)
@@ -83,6 +89,19 @@ def sync_test(
     print_json(report.to_document()) if json else print(report.text())
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _foreign(kind: str, make: Path | None, check: str, json: bool) -> None:
+    """The clip for another program, or what it made of it."""
+    from serving.testing.sync_foreign import check_mixed, make_clip
+
+    if make is not None:
+        say(f"{make}: {make_clip(kind, make)} pictures of kind {kind}")
+    if check:
+        found = check_mixed(kind, check)
+        print_json(found.to_document()) if json else print(found.text())
+        if found.exact < 1 or not found.with_box:
+            raise typer.Exit(1)
 
 
 def progress(every_s: float = 2.0) -> Callable[[Sequence[Any]], None]:

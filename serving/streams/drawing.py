@@ -17,10 +17,14 @@ Draw = Callable[[AlignedFrame, PixelArray, str], PixelArray]  # the frame, its p
 
 @dataclass(slots=True)
 class Drawing:
-    """Draws the frames of one source. threshold: boxes below it are not drawn; records keep them."""
+    """Draws the frames of one source. threshold: boxes below it are not drawn; records keep them.
+
+    banner: a bar at the top with source, time, frame and balance.
+    """
 
     labels: Mapping[str, Sequence[str]]
     threshold: float = 0.2
+    banner: bool = True
     _trails: dict[str, Trails] = field(default_factory=dict)
     _epoch: int = 0
 
@@ -29,7 +33,7 @@ class Drawing:
         if shown.frame.epoch != self._epoch:
             self._epoch = shown.frame.epoch
             self._trails.clear()
-        banner = self._banner(shown, note)
+        banner = self._banner(shown, note) if self.banner else ""
         for place, overlay in enumerate(shown.overlays):
             boxes, origin = _above(overlay, self.threshold)
             trails = self._trails.setdefault(overlay.pipeline, Trails())

@@ -85,6 +85,7 @@ class RunOptions:
     mask: Path | None = None
     timeout_s: float | None = None
     draw_threshold: float = 0.2
+    banner: bool = True
     scenario: str = ""
     delay_ms: int = 250
     fill: bool = True
@@ -171,7 +172,7 @@ def _jobs(options: RunOptions, labels: Mapping[str, Sequence[str]], stack: ExitS
             SourceJob(
                 source=source,
                 shown_as=source.shown,
-                draw=Drawing(labels, options.draw_threshold),
+                draw=Drawing(labels, options.draw_threshold, options.banner),
                 make_writers=_writers(options, name, address),
                 results=_open(options.results, name, options, stack),
                 sinks=sinks,

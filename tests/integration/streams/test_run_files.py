@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -269,3 +271,42 @@ def test_metrics_equal_the_ledger(clip: Make) -> None:
     assert named[dropped] == 30 and values[f"lockstep_stream_epochs_total{{{keys}}}"] == "1.0"
     assert values[f"lockstep_stream_latency_seconds_count{{{keys}}}"] == "40.0"
     assert values[f"lockstep_stream_pictures_held{{{keys}}}"] == "0.0"
+
+
+@pytest.mark.needs("ffmpeg")
+@pytest.mark.parametrize("kind", ["steady", "vfr"])
+def test_a_trimmed_phone_clip_loses_no_frame(clip: Make, tmp_path: Path, kind: str) -> None:
+    """Stream-copied from the middle of a GOP: an edit list hides what lies before, the first picture is no keyframe."""
+    name, pts, _ = KINDS[kind]
+    longer = [*pts, *(pts[-1] + 3000 * (n + 1) for n in range(60))]
+    source = clip(name, longer, ClipSpec("mp4", TB90, "bframes=2:b-adapt=0:scenecut=0:keyint=30"))
+    trimmed = tmp_path / "trimmed.mp4"
+    command = [
+        "ffmpeg",
+        "-v",
+        "error",
+        "-ss",
+        "1.2",
+        "-i",
+        source,
+        "-c",
+        "copy",
+        "-metadata:s:v:0",
+        "rotate=90",
+        trimmed,
+    ]
+    subprocess.run(command, check=True)
+    ran = run_one(trimmed, output=tmp_path / "o.mp4")
+    balance = ran.source.balances["level"]
+    assert ran.summary.ok and balance.accepted == balance.results == len(_ffprobe(trimmed))
+    assert ran.source.discarded > 0 and (ran.source.width, ran.source.height) == (64, 96), "turned as it is shown"
+    assert _ffprobe(tmp_path / "o.mp4") == _ffprobe(trimmed)
+
+
+def _ffprobe(path: Path) -> list[Fraction]:
+    """PTS of every picture as exact seconds."""
+    show = ["-show_entries", "stream=time_base:frame=pts", "-of", "json"]
+    command = ["ffprobe", "-v", "error", "-select_streams", "v", *show, path]
+    found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    base = Fraction(found["streams"][0]["time_base"])
+    return [frame["pts"] * base for frame in found["frames"]]
