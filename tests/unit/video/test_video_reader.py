@@ -271,3 +271,23 @@ def _damaged(data: bytes, packet: int) -> bytes:
 
 def _ns(ticks: int) -> int:
     return (2 * ticks * 10**9 + 90_000) // 180_000
+
+
+@pytest.mark.needs("ffmpeg")
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_a_display_matrix_is_applied_as_ffmpeg_does(tmp_path: Path, degrees: int) -> None:
+    from serving.adapters.video.clips import write_clip
+
+    ramp = np.zeros((64, 96, 3), np.uint8)
+    ramp[:32, :48], ramp[32:, 48:] = (220, 30, 30), (30, 30, 220)
+    write_clip(tmp_path / "c.mp4", ClipSpec("mp4", TB90), ((ramp, s) for s in STEADY[:5]))
+    turned, still = tmp_path / "t.mp4", tmp_path / "t.png"
+    copy = ["-c", "copy", "-metadata:s:v:0", f"rotate={degrees}", turned]
+    subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "c.mp4", *copy], check=True)
+    subprocess.run(["ffmpeg", "-v", "error", "-i", turned, "-frames:v", "1", still], check=True)
+    wanted = cv2.cvtColor(cv2.imread(str(still)), cv2.COLOR_BGR2RGB)
+    events = read(turned)
+    found = next(e.picture.rgb() for e in events if isinstance(e, PictureSeen))
+    info = next(e.info for e in events if isinstance(e, StreamOpened))
+    assert found.shape == wanted.shape == (info.height, info.width, 3)
+    assert np.abs(found.astype(int) - wanted).mean() < 4
