@@ -83,7 +83,7 @@ def certificate(subject: Subject, rows: Sequence[StageRow], created: datetime | 
     """The whole document. `created` is UTC now unless given."""
     blockers = what_blocks(rows, subject.shipped, subject.weak, subject.target)
     weak = subject.weak or any(row.status == "not_run" and row.reason.startswith(NO_TRITON) for row in rows)
-    return {
+    document = {
         "schema": 1,
         "model": subject.model,
         "version": subject.version,
@@ -108,6 +108,8 @@ def certificate(subject: Subject, rows: Sequence[StageRow], created: datetime | 
         "tools": tools(),
         "machine": machine(),
     }
+    as_written: dict[str, Any] = json.loads(encode(document))
+    return as_written
 
 
 def what_blocks(rows: Sequence[StageRow], shipped: bool, weak: bool, target: str) -> list[str]:

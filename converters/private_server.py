@@ -22,6 +22,7 @@ import httpx2 as httpx
 from serving.bundle import ModelBundle
 from serving.config import Settings, child_environment
 from serving.errors import Unavailable
+from serving.triton import exec_bound
 from serving.triton.embedded import EmbeddedTriton
 from serving.triton.home import TritonHome
 
@@ -76,7 +77,18 @@ def private_gateway(version_dir: Path, triton_url: str, settings: Settings) -> I
         told = {"version_dir": str(version_dir.resolve()), "settings": private.model_dump(mode="json")}
         job.write_text(json.dumps(told), "utf-8")
         process = subprocess.Popen(
-            [sys.executable, "-m", "converters.private_server", str(job)],
+            # exec_bound: the gateway ends when this process is killed.
+            [
+                sys.executable,
+                "-I",
+                "-S",
+                exec_bound.__file__,
+                str(os.getpid()),
+                sys.executable,
+                "-m",
+                "converters.private_server",
+                str(job),
+            ],
             env=child_environment(PYTHONPATH=str(Path(__file__).resolve().parents[1]), LOCKSTEP_STAGING="1"),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -57,6 +57,12 @@ def gate_of(row: str, task: Task, spec: ModelSpec) -> RowGate:
     return RowGate(bounds, loosened, spec.parity.because if loosened else "")
 
 
+def check_gates(task: Task, spec: ModelSpec) -> None:
+    """Every row's gate, before any work. Raises SpecInvalid as `gate_of` does."""
+    for row in (*ROWS_WITH_GATES, *(f"engine_{name}" for name in spec.engines)):
+        gate_of(row, task, spec)
+
+
 def decisions_only(gate: RowGate) -> RowGate:
     """The gate without its bounds on numbers, for rows that see results and no network outputs."""
     numeric = ("cosine", "max_abs_scaled")

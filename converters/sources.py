@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from converters.certificate import machine, tools
+from converters.rows_gates import check_gates
 from converters.samples import SampleSet, read_samples
 from serving.bundle import sha256_of
 from serving.errors import CheckpointRefused, ImportFailed, SpecInvalid
@@ -50,6 +51,7 @@ def gather(spec_path: Path, cache: Path, limit: int | None, target: str, progres
     spec = ModelSpec.read(spec_path)
     task = task_named(spec.task)
     task.check(spec)
+    check_gates(task, spec)
     folder = spec_path.resolve().parent
     checkpoint, sample_folder = _brought(spec, folder, cache, progress)
     if not checkpoint.is_file():

@@ -26,7 +26,7 @@ SPEC = ModelSpec.model_validate(
         "factory": {"callable": "a:b"},
         "preprocess": {"width": 4, "height": 4},
         "labels": ["a", "b", "c"],
-    }  # fmt: skip
+    }
 )
 TASK = task_named("classification")
 SAMPLES = [Sample(f"s{i}.png", Path(f"s{i}.png"), bytes([i])) for i in range(20)]
