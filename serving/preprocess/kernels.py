@@ -11,7 +11,7 @@ from PIL import Image
 from serving.spec import Kernel
 from serving.types import Array, FloatArray, ImageSize, IntArray, PixelArray
 
-_PIL = {
+PIL_KERNELS = {
     "pil_bilinear": Image.Resampling.BILINEAR,
     "pil_bicubic": Image.Resampling.BICUBIC,
     "pil_nearest": Image.Resampling.NEAREST,
@@ -26,8 +26,8 @@ def resize(pixels: PixelArray, size: ImageSize, kernel: Kernel) -> Array:
     """
     if pixels.shape[:2] == (size.height, size.width):
         return pixels
-    if kernel in _PIL:
-        return np.asarray(Image.fromarray(pixels).resize((size.width, size.height), _PIL[kernel]))
+    if kernel in PIL_KERNELS:
+        return np.asarray(Image.fromarray(pixels).resize((size.width, size.height), PIL_KERNELS[kernel]))
     if kernel in _CV2:
         return np.asarray(cv2.resize(pixels, (size.width, size.height), interpolation=_CV2[kernel]), np.uint8)
     return _OWN[kernel](pixels, size)
