@@ -90,6 +90,7 @@ class IngestStage:
             try:
                 self._reader = self._source.connect()
                 self.counters.connections += 1
+                connected_ns = self._clock.monotonic_ns()
                 for event in self._reader.events():
                     if isinstance(event, StreamEnded):
                         error = event.error
@@ -99,7 +100,7 @@ class IngestStage:
                         yield self._records_of(event)
                         if self._timeline.fenced or self._stopped:
                             break
-                        if self.live and self._is_lease_over(0.0):
+                        if self.live and self._is_lease_over(0.0, connected_ns):
                             self._reader.close()  # packets, but no picture in them
             except SourceError as failure:
                 error = failure
@@ -141,10 +142,13 @@ class IngestStage:
             return True
         return self._wait(delay_s)
 
-    def _is_lease_over(self, ahead_s: float) -> bool:
-        """Whether a live source will have been without a picture for too long, `ahead_s` from now."""
+    def _is_lease_over(self, ahead_s: float, since_ns: int = 0) -> bool:
+        """Whether a live source will have been without a picture for too long, `ahead_s` from now.
+
+        since_ns: the present connection's beginning, which had to look at the stream before it gave anything.
+        """
         lease_s = self._rules.lease_s
-        silent_s = (self._clock.monotonic_ns() - self._last_picture_ns) / NS_PER_S
+        silent_s = (self._clock.monotonic_ns() - max(self._last_picture_ns, since_ns)) / NS_PER_S
         return lease_s is not None and silent_s + ahead_s >= lease_s
 
 

@@ -61,3 +61,20 @@ def write_clip(path: Path, spec: ClipSpec, pictures: Iterable[tuple[PixelArray, 
 
 def _format(codec: str) -> str:
     return "yuvj420p" if codec == "mjpeg" else "yuv420p"
+
+
+def access_units(path: Path) -> list[tuple[int, bytes]]:
+    """(pts, H.264 with start codes) of each packet in decode order; parameter sets stand in front of keyframes."""
+    from av.bitstream import BitStreamFilterContext
+
+    out: list[tuple[int, bytes]] = []
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        length_prefixed = bool(stream.codec_context.extradata) and stream.codec_context.extradata[0] == 1
+        filtering = BitStreamFilterContext("h264_mp4toannexb", stream) if length_prefixed else None
+        for packet in container.demux(stream):
+            if packet.size:
+                pts = packet.pts
+                parts = filtering.filter(packet) if filtering else [packet]
+                out += [(pts, bytes(part)) for part in parts]
+    return out

@@ -45,8 +45,9 @@ def libav_options(address: str, policy: SourcePolicy) -> dict[str, str]:
         "codec_whitelist": ",".join(sorted(policy.codecs | AUDIO_CODECS)),
         "protocol_whitelist": PROTOCOLS[scheme] + ",crypto,data",
         "correct_ts_overflow": "0",
-        "fflags": "nofillin",  # stamps as the container holds them: neither guessed nor moved over a wrap
     }
+    if scheme not in ("rtsp", "rtsps"):  # RTP has no DTS, and libav cannot tell how long it has looked without one
+        options["fflags"] = "nofillin"  # stamps as the container holds them: neither guessed nor moved over a wrap
     if scheme in LIVE_SCHEMES:
         options["analyzeduration"] = str(ANALYSE_LIVE_US)
     if scheme in ("rtsp", "rtsps"):

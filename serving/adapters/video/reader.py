@@ -136,7 +136,8 @@ class AvReader:
             yield from self._drain()
             self._codec.flush_buffers()
             self._waiting = []
-        seen = PacketSeen(tag.index, tag.raw_pts, packet.is_keyframe or self._intra_only(), packet.is_discard, packet.dts)
+        keyframe = packet.is_keyframe or self._intra_only()
+        seen = PacketSeen(tag.index, tag.raw_pts, keyframe, packet.is_discard, packet.dts)
         packet.opaque = tag
         refused = ""
         pictures: list[Any] = []
