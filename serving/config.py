@@ -13,13 +13,13 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from serving.errors import ServingError
+from serving.errors import StartFailed
 
 PREFIX = "LOCKSTEP_"
 FOREIGN: Mapping[str, tuple[str, ...]] = {"cuda_version": ("CUDA_VERSION",)}
 
 
-class ConfigInvalid(ServingError):
+class ConfigInvalid(StartFailed):
     """A setting is unknown or out of range."""
 
     code = "config_invalid"

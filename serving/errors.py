@@ -308,6 +308,12 @@ class TopicsInvalid(LogError):
     code = "topics_invalid"
 
 
+class StartFailed(LockstepError):
+    """A process could not start as asked."""
+
+    code = "start_failed"
+
+
 class SourceError(LockstepError):
     """Video or audio that cannot be opened or read."""
 

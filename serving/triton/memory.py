@@ -8,13 +8,13 @@ from pathlib import Path
 
 import psutil
 
-from serving.errors import ServingError
+from serving.errors import StartFailed
 
 HEADROOM = 0.20
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-class MemoryTooSmall(ServingError):
+class MemoryTooSmall(StartFailed):
     """The models need more memory than there is."""
 
     code = "memory_too_small"

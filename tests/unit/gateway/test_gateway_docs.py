@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from serving import metrics
-from serving.config import ConfigInvalid
 from serving.errors import ImageInvalid, ServingError, SpecInvalid, subclasses_by_code
 from serving.gateway import errors
 from serving.metrics import LABEL_VALUES, METRICS, MetricDefinition, Metrics
@@ -24,7 +23,7 @@ def test_docs_metrics_is_the_list() -> None:
 
 
 def test_every_serving_error_stands_in_the_table() -> None:
-    codes = set(subclasses_by_code(ServingError)) - {ConfigInvalid.code}
+    codes = set(subclasses_by_code(ServingError))
     edge_only = {"method_not_allowed", "http_invalid", "internal"}
     assert codes | edge_only == set(errors.TABLE)
 

@@ -221,9 +221,6 @@ def test_the_request_id_is_made_where_none_fits(client: TestClient) -> None:
 
 def test_every_serving_error_has_its_status(client: TestClient, server: StubServer) -> None:
     for code, kind in subclasses_by_code(ServingError).items():
-        if code == "config_invalid":
-            continue
-
         def fail(request: ServerRequest, kind: Any = kind) -> None:
             raise kind("what went wrong")
 
