@@ -287,6 +287,7 @@ class SourceRun:
             shown=counters.frames if counters else 0,
             covered=counters.with_boxes if counters else 0,
             unshown=self.unshown,
+            skipped=role.mixer.counters.skipped if role else 0,
             balances={name: accountant.total(self.source_id, name) for name in self.hub.pipelines},
             drawn=dict(counters.boxes) if counters else {},
             missing={k: v for k, v in counters.missing.items() if v} if counters else {},

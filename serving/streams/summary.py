@@ -14,7 +14,8 @@ from serving.media import OutputSummary
 class SourceSummary:
     """One source. balances: by pipeline. drawn: boxes by origin. latency_ms: arrival to release, p50 and p99.
 
-    late: results that came after their frame was shown; mismatched: results whose PTS was not their frame's.
+    late: results that came after their frame was shown; mismatched: results whose PTS was not their frame's. skipped:
+    frames that a mixer which had fallen behind did not show; unshown: frames that lost their picture to a slow output.
     """
 
     source_id: str
@@ -28,6 +29,7 @@ class SourceSummary:
     shown: int
     covered: int
     unshown: int
+    skipped: int
     balances: Mapping[str, Balance]
     drawn: Mapping[str, int]
     missing: Mapping[str, int]
@@ -99,6 +101,8 @@ def _lines(source: SourceSummary, seconds: float) -> list[str]:
         )
     drawn = ", ".join(f"{count} {origin}" for origin, count in sorted(source.drawn.items())) or "none"
     out.append(f"  boxes drawn: {drawn}; on {source.covered} of {source.shown} frames; {source.late} results late")
+    if source.skipped or source.unshown:
+        out.append(f"  not shown: {source.skipped} skipped to catch up, {source.unshown} without picture")
     out += [f"  {output.path}: {output.frames} frames, {output.bytes} bytes" for output in source.outputs]
     out += [f"  note: {note}" for output in source.outputs for note in output.notes]
     out += [f"  error[{source.error_code}]: {source.error}"] if source.error else []

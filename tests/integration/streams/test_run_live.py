@@ -84,8 +84,8 @@ def test_a_slow_model_sheds_by_age_and_everything_is_accounted_for() -> None:
     ran = run_one(source, [pipeline(infer=slow)], QUICK)
     balance = ran.source.balances["level"]
     assert ran.summary.ok and balance.accepted == 60 == balance.results + balance.dropped
-    assert {"stale"} <= set(dict(balance.reasons)) <= {"stale", "overload"} and balance.results >= 8
-    assert len(ran.shown) == 60 and measured_on_own_frames(ran.shown)
+    assert {"stale"} <= set(dict(balance.reasons)) <= {"stale", "overload"} and balance.results >= 4
+    assert len(ran.shown) + ran.source.skipped == 60 and measured_on_own_frames(ran.shown)
 
 
 def test_stamps_hours_away_and_a_restart_at_zero() -> None:

@@ -91,7 +91,8 @@ def test_a_camera_through_run(units: Units, start: int) -> None:
 def test_a_camera_that_hangs_up_is_called_again(units: Units) -> None:
     with Camera(units[:45], pace_s=1 / 30) as camera:
         ran = live(camera, 3)
-    assert ran.source.epochs == 3 and assert_aligned(ran) >= 100
+    # What piles up while a connection is opened is old when it comes, and is shed.
+    assert ran.source.epochs == 3 and assert_aligned(ran) >= 30
     outs = [s.out_pts_ns for s in ran.shown]
     assert outs == sorted(set(outs))
 
