@@ -21,6 +21,7 @@ from serving.types import Array, ImageTransform, TaskResult
 Status = Literal["passed", "failed", "not_run"]
 Outputs = Mapping[str, Array]
 WORST_KEPT = 3
+KEPT_ROWS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +185,14 @@ class Judge:
             not why,
             {**(figures or {}), **{k: float(v) for k, v in agreement.figures.items()}},
             "; ".join(why),
-            self.task.to_document(reference, self.labels),
-            self.task.to_document(candidate, self.labels),
+            shortened(self.task.to_document(reference, self.labels)),
+            shortened(self.task.to_document(candidate, self.labels)),
         )
+
+
+def shortened(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's document with the first rows of each list: what the certificate keeps of an answer."""
+    return {name: value[:KEPT_ROWS] if isinstance(value, list) else value for name, value in document.items()}
 
 
 def numbers(reference: Outputs, candidate: Outputs) -> tuple[dict[str, float], str]:

@@ -49,7 +49,10 @@ GENERAL = "Read the reason, repair its cause and convert again."
 
 def render(document: Mapping[str, Any], certificate_id: str, pictures: Mapping[str, bytes]) -> bytes:
     """The page. `pictures` are the samples' own bytes by file name; missing ones are shown by name only."""
-    rows = [{**row, "worst": [_worst(w, pictures) for w in row["worst"]]} for row in document["rows"]]
+    rows = [
+        {**row, "worst": [_worst(w, pictures, row["gate"].get("threshold", 0.0)) for w in row["worst"]]}
+        for row in document["rows"]
+    ]
     steps = [(r["stage"], NEXT_STEPS.get(r["stage"], GENERAL)) for r in rows if r["status"] == "failed"]
     text = _template().render(
         c=document, id=certificate_id, rows=rows, shown=[r for r in rows if _worth_showing(r)], steps=steps
@@ -66,14 +69,14 @@ def figure(value: Any) -> str:
     return ", ".join(map(figure, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def answers(document: Mapping[str, Any]) -> list[str]:
-    """Lines of one side's answer: classes, boxes, or whatever the task gave."""
+def answers(document: Mapping[str, Any], threshold: float = 0.0) -> list[str]:
+    """Lines of one side's answer: classes, boxes from the threshold on, or whatever the task gave."""
     if "classes" in document:
         return [f"{row['label']} {row['score']:.4f}" for row in document["classes"]]
     if "detections" in document:
-        rows = document["detections"]
+        rows = _sure(document, threshold)
         lines = [f"{r['label']} {r['confidence']:.3f} [{', '.join(f'{v:.0f}' for v in r['xyxy'])}]" for r in rows[:8]]
-        return lines + ([f"and {len(rows) - 8} more"] if len(rows) > 8 else []) or ["nothing found"]
+        return lines + ([f"and {len(rows) - 8} more"] if len(rows) > 8 else []) or [f"nothing from {threshold:g} on"]
     if "embedding" in document:
         return [
             f"{len(document['embedding'])} numbers, first {', '.join(f'{v:.4f}' for v in document['embedding'][:4])}"
@@ -99,10 +102,14 @@ def _worth_showing(row: Mapping[str, Any]) -> bool:
     return bool(row["worst"]) and (row["status"] == "failed" or row["stage"].startswith(("engine_", "server")))
 
 
-def _worst(worst: Mapping[str, Any], pictures: Mapping[str, bytes]) -> dict[str, Any]:
-    sides = [
-        {"name": name, "lines": answers(worst[key]), "boxes": worst[key].get("detections", []), "colour": colour}
-        for name, key, colour in (("reference", "reference", _GREEN), ("candidate", "candidate", _RED))
+def _sure(document: Mapping[str, Any], threshold: float) -> list[Mapping[str, Any]]:
+    return [row for row in document.get("detections", []) if row["confidence"] >= threshold]
+
+
+def _worst(worst: Mapping[str, Any], pictures: Mapping[str, bytes], threshold: float) -> dict[str, Any]:
+    sides: list[dict[str, Any]] = [
+        {"name": n, "lines": answers(worst[n], threshold), "boxes": _sure(worst[n], threshold), "colour": colour}
+        for n, colour in (("reference", _GREEN), ("candidate", _RED))
     ]
     data = pictures.get(worst["sample"])
     frame = _frame(data) if data is not None else None

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from converters.parity import Judge, SampleVerdict, StageRow, failed, summarise
+from converters.parity import Judge, SampleVerdict, StageRow, failed, shortened, summarise
 from converters.rows_gates import RowGate
 from converters.rows_network import SEED
 from converters.samples import Sample
@@ -171,7 +171,7 @@ def _tensors_differ(reference: RawTensors, candidate: TaskResult) -> str:
 
 
 def _task_part(answer: Answer, judge: Judge) -> dict[str, Any]:
-    return judge.task.to_document(answer.result, judge.labels)
+    return shortened(judge.task.to_document(answer.result, judge.labels))
 
 
 def _short(value: Any) -> str:

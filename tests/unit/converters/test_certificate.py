@@ -119,7 +119,7 @@ def test_the_page_shows_both_answers_the_picture_and_what_to_do() -> None:
     ]
     page = render(certificate(_subject(), rows), "0123456789ab", {"<img>.png": _png()}).decode()
     assert page.count("data:image/jpeg;base64,") == 2
-    assert "person 0.900 [5, 5, 30, 30]" in page and "nothing found" in page
+    assert "person 0.900 [5, 5, 30, 30]" in page and "nothing from 0 on" in page
     assert "What to do" in page and "begin here" in page and "iou 0.5 (loosened)" in page and "because: old" in page
     assert "<b>0.1</b>" not in page and "&lt;b&gt;0.1" in page, "texts out of files are escaped"
     assert not re.search(r"<script|https?://", page), "one page, nothing fetched"
