@@ -43,6 +43,7 @@ def common(options: KafkaOptions) -> Config:
         "topic.metadata.refresh.interval.ms": int(options.topic_patience_s * 1000),
         "socket.keepalive.enable": True,
         "log.connection.close": False,
+        "log_level": 2,  # what matters comes as an error of a call; a line for every retry would bury it
     }
 
 

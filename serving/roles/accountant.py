@@ -1,0 +1,250 @@
+"""Accountant over the log: owns the merge of its partitions, writes `outcomes`, and gives forged records a dead letter.
+
+Its memory is the log: after an assignment the closed keys are read back from `outcomes`, and positions are committed
+only as far as every key before them is closed. So it may die at any point, and the account is the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from serving.align import Accountant, Balance, CloseRule, OutcomeRecord
+from serving.clock import NS_PER_S, Clock
+from serving.errors import CommitRefused, LogUnavailable, RecordInvalid
+from serving.frames import DeadReason, SourceKind
+from serving.ports_log import Assignor, Committed, GroupOptions, LogRecord, RecordLog, TopicPartition
+from serving.records import (
+    DeadLetter,
+    OutcomeMessage,
+    decode_frame,
+    decode_outcome,
+    decode_result,
+    encode_dead_letter,
+    encode_outcome,
+)
+from serving.roles.names import Names
+from serving.roles.sender import Sender
+from serving.roles.timelines import Timelines, check_ahead, first_and_last
+
+COMMIT_NS = NS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenFrame:
+    offset: int
+    results_from: int
+    source_id: str
+    epoch: int
+    last_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Early:
+    record: LogRecord
+    since_ns: int
+
+
+@dataclass(slots=True)
+class _Account:
+    """One partition number of `frames` and `results`. early: the first result of each frame that is not read yet."""
+
+    accountant: Accountant
+    frames: deque[_OpenFrame] = field(default_factory=deque)
+    early: dict[tuple[str, int, int], _Early] = field(default_factory=dict)
+    finished: set[str] = field(default_factory=set)
+    sources: set[str] = field(default_factory=set)
+
+
+class LogAccountant:
+    """Call `step` from one thread until told to stop, then `close`."""
+
+    def __init__(self, log: RecordLog, names: Names, rule: CloseRule, clock: Clock, member: str = "") -> None:
+        self._log, self._names, self._rule, self._clock = log, names, rule, clock
+        self._frames, self._results = names.topic("frames"), names.topic("results")
+        self._sender = Sender(log.producer())
+        self._timelines = Timelines(log, names)
+        self._accounts: dict[int, _Account] = {}
+        self.dead_letters = 0
+        self._committed_ns = self._ticked_ns = clock.monotonic_ns()
+        options = GroupOptions(names.group("accountant"), Assignor.RANGE, member=member)
+        self._consumer = log.consumer([self._frames, self._results], options, self)
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
+
+    def step(self, timeout_s: float = 0.1) -> None:
+        """Read, merge, close what is due, write, commit."""
+        self._timelines.poll()
+        for record in self._consumer.poll(timeout_s).records:
+            account = self._accounts[record.partition]
+            try:
+                self._take(record, account)
+            except RecordInvalid as error:
+                self._dead_letter(record, error)
+        now_ns = self._clock.monotonic_ns()
+        if now_ns - self._ticked_ns >= NS_PER_S // 4:
+            self._ticked_ns = now_ns
+            for number, account in self._accounts.items():
+                self._write(number, account.accountant.tick(now_ns))
+                self._give_up_early(account, now_ns)
+                self._finish_ended(number, account)
+        self._sender.poll()
+        if now_ns - self._committed_ns >= COMMIT_NS:
+            self._committed_ns = now_ns
+            self._commit(list(self._accounts))
+
+    def close(self) -> None:
+        """Commit and leave."""
+        self._consumer.close()
+        self._sender.close()
+        self._timelines.close()
+
+    def totals(self, source_id: str) -> dict[str, Balance]:
+        """The balance of a source by pipeline, as far as it is read here."""
+        newest = self._timelines.register.newest(source_id)
+        for account in list(self._accounts.values()):
+            if newest is not None and source_id in account.sources:
+                return {name: account.accountant.total(source_id, name) for name in newest.pipelines}
+        return {}
+
+    def is_finished(self, source_id: str) -> bool:
+        """The source is over and every key is closed."""
+        return any(source_id in account.finished for account in list(self._accounts.values()))
+
+    # -- partitions come and go (`serving.ports_log.Rebalance`) -------------------------------------------------------
+
+    def assigned(self, positions: Mapping[TopicPartition, Committed | None]) -> None:
+        """Read back what was closed."""
+        for number in {place.partition for place in positions}:
+            account = self._accounts[number] = _Account(Accountant(self._rule))
+            self._restore(number, account.accountant)
+
+    def revoked(self, places: Sequence[TopicPartition]) -> None:
+        """Write what is decided, commit, forget."""
+        numbers = [n for n in {place.partition for place in places} if n in self._accounts]
+        self._commit(numbers)
+        for number in numbers:
+            del self._accounts[number]
+
+    def lost(self, places: Sequence[TopicPartition]) -> None:
+        """Another has them; it reads the same log."""
+        for number in {place.partition for place in places}:
+            self._accounts.pop(number, None)
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _take(self, record: LogRecord, account: _Account) -> None:
+        now_ns, accountant = self._clock.monotonic_ns(), account.accountant
+        if record.topic == self._results:
+            self._take_result(record, account, now_ns)
+            return
+        message = decode_frame(record.key, record.value, record.headers, now_ns)
+        frame = message.record
+        claimed = self._timelines.check(message)
+        ledger = accountant.ledger(frame.source_id, frame.epoch)
+        last = first_and_last(frame)[1]
+        check_ahead(frame, ledger.next_seq if ledger else 0)
+        if frame.source_id not in account.sources:
+            account.sources.add(frame.source_id)
+            live = claimed.info.kind is SourceKind.LIVE
+            accountant.set_rule(frame.source_id, CloseRule(self._rule.delay_ns, self._rule.lateness_ns, live))
+        accountant.timeline(claimed.claim)
+        waited = [k for k in account.early if k[:2] == (frame.source_id, frame.epoch) and k[2] <= last]
+        offsets = [account.early.pop(key).record.offset for key in waited]
+        results_from = min([self._consumer.position(TopicPartition(self._results, record.partition)), *offsets])
+        account.frames.append(_OpenFrame(record.offset, results_from, frame.source_id, frame.epoch, last))
+        self._write(record.partition, accountant.frame(frame, now_ns))
+
+    def _take_result(self, record: LogRecord, account: _Account, now_ns: int) -> None:
+        posting = decode_result(record.key, record.value, record.headers).posting
+        accountant = account.accountant
+        ledger = accountant.ledger(posting.key.source_id, posting.key.epoch)
+        early = ledger is None or posting.key.frame_seq >= ledger.next_seq
+        if early:
+            account.early.setdefault(posting.key[:3], _Early(record, now_ns))
+        forged = accountant.counters.forged
+        self._write(record.partition, accountant.post(posting, now_ns))
+        if not early and accountant.counters.forged > forged:
+            raise RecordInvalid(
+                f"results.frame_seq: {posting.key} with this PTS names no ledger key", field="frame_seq"
+            )
+
+    def _give_up_early(self, account: _Account, now_ns: int) -> None:
+        """Results whose frame never came: the accountant forgets them at the same age."""
+        for key, early in list(account.early.items()):
+            if now_ns - early.since_ns > self._rule.timeout_ns:
+                del account.early[key]
+                error = RecordInvalid(f"results.frame_seq: {key} was never a frame", field="frame_seq")
+                self._dead_letter(early.record, error)
+
+    def _finish_ended(self, number: int, account: _Account) -> None:
+        """A file's keys close when all of its frames are here and every pipeline has answered."""
+        for source_id in account.sources - account.finished:
+            ended = self._timelines.ended(source_id)
+            if ended is None:
+                continue
+            ledgers = {epoch: account.accountant.ledger(source_id, epoch) for epoch in ended}
+            if all(
+                ledger is not None and ledger.next_seq >= ended[epoch]
+                and all(ledger.balance(p).in_flight == 0 for p in ledger.pipelines)
+                for epoch, ledger in ledgers.items()
+            ):  # fmt: skip
+                account.finished.add(source_id)
+                self._write(number, account.accountant.finish(source_id))
+
+    def _write(self, number: int, records: Sequence[OutcomeRecord]) -> None:
+        topic = self._names.topic("outcomes")
+        for record in records:
+            message = OutcomeMessage(record.key, record.outcome, record.closed)
+            self._sender.send(topic, encode_outcome(message), number)
+
+    def _dead_letter(self, record: LogRecord, error: RecordInvalid) -> None:
+        letter = DeadLetter.of(record, DeadReason.SCHEMA.value, error)
+        self._sender.send(self._names.topic("dead_letter"), encode_dead_letter(letter), None)
+        self.dead_letters += 1
+
+    def _restore(self, number: int, accountant: Accountant) -> None:
+        place = TopicPartition(self._names.topic("outcomes"), number)
+        reader = self._log.reader({place: 0})
+        try:
+            start, end = reader.bounds(place)
+            reader.seek(place, start)
+            deadline = time.monotonic() + 60
+            while reader.position(place) < end:
+                if time.monotonic() > deadline:
+                    raise LogUnavailable(f"{place.topic}/{number}: could not be read back within 60 s")
+                for record in reader.poll(0.2, 5000).records:
+                    message = decode_outcome(record.key, record.value, record.headers)
+                    accountant.restore(OutcomeRecord(message.key, message.outcome, message.closed))
+        finally:
+            reader.close()
+
+    def _commit(self, numbers: Sequence[int]) -> None:
+        """As far as all is closed and written; the results as far as no open key can need them."""
+        if not numbers or not self._sender.flush(10.0):
+            return
+        positions = {}
+        for number in numbers:
+            frames, results = (TopicPartition(topic, number) for topic in (self._frames, self._results))
+            if {frames, results} - set(self._consumer.assignment()):
+                continue
+            account = self._accounts[number]
+            while account.frames and self._is_closed(account, account.frames[0]):
+                account.frames.popleft()
+            head = account.frames[0].offset if account.frames else self._consumer.position(frames)
+            needed = [frame.results_from for frame in account.frames] + [
+                early.record.offset for early in account.early.values()
+            ]
+            positions[frames] = Committed(head)
+            positions[results] = Committed(min([self._consumer.position(results), *needed]))
+        try:
+            self._consumer.commit(positions)
+        except (CommitRefused, LogUnavailable):
+            self._committed_ns = self._clock.monotonic_ns()  # the next owner, or the next second, does it
+
+    @staticmethod
+    def _is_closed(account: _Account, frame: _OpenFrame) -> bool:
+        ledger = account.accountant.ledger(frame.source_id, frame.epoch)
+        return ledger is None or ledger.closed_below > frame.last_seq

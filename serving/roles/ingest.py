@@ -1,0 +1,137 @@
+"""Ingest over the log: one source, as records of `frames`.
+
+While the broker is away descriptors are kept and pictures go first (`Outbox`); a file waits instead, and loses nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+import cv2
+import numpy as np
+
+from serving.align import Outbox, SourceTimeline, TimelineSettings
+from serving.clock import NS_PER_MS, NS_PER_S, Clock
+from serving.frames import DroppedRun, DropReason, Frame, FrameRecord, PictureCodec, SourceKind
+from serving.media import VideoSource
+from serving.ports_log import RecordLog
+from serving.records import FrameMessage, StreamMessage, encode_frame
+from serving.roles.names import Names
+from serving.roles.sender import Sender
+from serving.roles.timelines import LogClaims, Timelines
+from serving.streams.ingest import IngestStage, ReconnectRules, Wait
+from serving.types import PixelArray
+
+MAX_PAYLOAD = 900_000
+
+
+@dataclass(frozen=True, slots=True)
+class IngestSettings:
+    """codec: pictures on the log. reduced_side: longest side of a picture that had to be made smaller, pixels.
+
+    held_pictures: kept while the broker is away; beyond it the oldest become dropped(overload).
+    """
+
+    codec: PictureCodec
+    max_payload: int = MAX_PAYLOAD
+    reduced_side: int = 1280
+    held_pictures: int = 120
+    rules: ReconnectRules = field(default_factory=ReconnectRules)
+
+
+class LogIngest:
+    """`run` returns when the source is over, is fenced, or was stopped from another thread."""
+
+    def __init__(
+        self,
+        log: RecordLog,
+        names: Names,
+        source: VideoSource,
+        stream: StreamMessage,
+        ingest_id: str,
+        settings: IngestSettings,
+        clock: Clock,
+        wait: Wait,
+    ) -> None:
+        self.stream, self._settings, self._topic = stream, settings, names.topic("frames")
+        self._sender = Sender(log.producer())
+        self._timelines = Timelines(log, names)
+        self._claims = LogClaims(self._timelines, self._sender, names, ingest_id, lambda: self.stage.info)
+        window_ns = stream.delay_ms * NS_PER_MS if source.kind is SourceKind.LIVE else NS_PER_S
+        timing = TimelineSettings(window_ns=max(1, window_ns), every=stream.every, max_fps=stream.max_fps)
+        timeline = SourceTimeline(stream.source_id, ingest_id, stream.pipelines, self._claims, timing)
+        self._timeline = timeline
+        self.stage = IngestStage(source, timeline, clock, settings.rules, wait)
+        self._outbox = Outbox(settings.held_pictures)
+        self._places: dict[int, int] = {}  # frames written, by epoch
+        self.frames = 0
+
+    @property
+    def fenced(self) -> bool:
+        """Another ingester has the source."""
+        return self._timeline.fenced
+
+    def run(self) -> None:
+        """Read the source to its end. Raises LogError where the log refuses for good."""
+        try:
+            for records in self.stage.records():
+                for record in records:
+                    self._outbox.put(record)
+                    self._drain(wait=not self.stage.live)
+                self._sender.poll()
+            self._drain(wait=True)
+            self._sender.flush(10.0)
+            if not self.fenced:
+                newest = max(self._places, default=0)
+                for epoch, frames in sorted(self._places.items()):
+                    self._claims.ended(epoch, frames, last=epoch == newest)
+        finally:
+            self._sender.close()
+            self._timelines.close()
+
+    def stop(self) -> None:
+        """End at the present read."""
+        self.stage.stop()
+
+    def _drain(self, wait: bool) -> None:
+        """Hand the producer what it has room for; its queue is bounded, never gives up, and keeps the order."""
+        while (record := self._outbox.peek()) is not None:
+            message, payload = self._message(record)
+            encoded = encode_frame(message, payload)
+            if wait:
+                self._sender.send(self._topic, encoded, None)
+            elif not self._sender.try_send(self._topic, encoded, None):
+                return
+            self._outbox.acknowledged()
+            self._sender.poll()
+            last = record.last_seq if isinstance(record, DroppedRun) else record.frame_seq
+            self._places[record.epoch] = last + 1
+            self.frames += 1
+
+    def _message(self, record: FrameRecord) -> tuple[FrameMessage, bytes | None]:
+        info = self.stage.info
+        assert info is not None
+        if isinstance(record, DroppedRun):
+            return FrameMessage(record), None
+        if record.picture is None or not (record.analyse or self.stream.mixed):
+            return FrameMessage(record, info.width, info.height), None
+        codec, scale = self._settings.codec, Fraction(1)
+        payload = record.picture.bytes(codec)
+        if len(payload) > self._settings.max_payload:
+            payload, scale = self._smaller(record.picture.rgb(codec))
+        if len(payload) > self._settings.max_payload:
+            return FrameMessage(_too_large(record)), None
+        return FrameMessage(replace(record, picture=None), info.width, info.height, scale), payload
+
+    def _smaller(self, rgb: PixelArray) -> tuple[bytes, Fraction]:
+        height, width = rgb.shape[:2]
+        scale = min(Fraction(1), Fraction(self._settings.reduced_side, max(width, height)))
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+        return self._settings.codec.encode(np.asarray(small, np.uint8)), scale
+
+
+def _too_large(frame: Frame) -> DroppedRun:
+    seq = frame.frame_seq
+    return DroppedRun(frame.source_id, frame.epoch, seq, seq, DropReason.TOO_LARGE, frame.pipelines)

@@ -1,0 +1,236 @@
+"""Mixer over the log: frames and results of its partitions in, shown frames out, by the mix role of `lockstep run`.
+
+A frame is released from its position once it is shown; a mixer that takes over starts at the oldest that was not.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import cv2
+import numpy as np
+
+from serving.clock import NS_PER_S, Clock
+from serving.errors import CommitRefused, LogUnavailable, RecordInvalid
+from serving.frames import AlignedFrame, DroppedRun, Frame, FrameRecord, Picture, PictureCodec, Posting, SourceKind
+from serving.media import OutputSummary
+from serving.ports_log import Assignor, Committed, GroupOptions, LogRecord, RecordLog, TopicPartition
+from serving.records import FrameMessage, TimelineMessage, decode_frame, decode_result
+from serving.roles.names import Names
+from serving.roles.progress import Progress
+from serving.roles.timelines import Timelines, check_ahead, first_and_last
+from serving.streams.mix_role import MixRole
+from serving.types import PixelArray
+
+NewMixRole = Callable[[TimelineMessage, Callable[[AlignedFrame], None]], MixRole]
+MAX_WAITING = 64
+MAX_EARLY = 4096  # results that came before the first frame of their source
+
+
+@dataclass(slots=True)
+class _Source:
+    """One source that is shown here. offsets: of frames on their way through the mixer, by (epoch, frame_seq)."""
+
+    role: MixRole
+    live: bool
+    number: int
+    waiting: deque[tuple[int, FrameRecord]] = field(default_factory=deque)
+    offsets: dict[tuple[int, int], int] = field(default_factory=dict)
+    outputs: list[OutputSummary] = field(default_factory=list)
+    seen: dict[int, int] = field(default_factory=dict)  # next place to be read, by epoch
+    done: bool = False
+
+
+class LogMixer:
+    """Call `step` from one thread until told to stop, then `close`. new_role: outputs and drawing of one source."""
+
+    def __init__(
+        self, log: RecordLog, names: Names, new_role: NewMixRole, codec: PictureCodec, clock: Clock, member: str = ""
+    ) -> None:
+        self._frames, self._results = names.topic("frames"), names.topic("results")
+        self._new_role, self._codec, self._clock = new_role, codec, clock
+        self._timelines = Timelines(log, names)
+        self._sources: dict[str, _Source] = {}
+        self._early: deque[Posting] = deque(maxlen=MAX_EARLY)
+        self._progress: dict[int, Progress] = {}
+        self._paused: set[TopicPartition] = set()
+        self._committed_ns = clock.monotonic_ns()
+        self.refused = 0
+        options = GroupOptions(names.group("mixer"), Assignor.RANGE, member=member)
+        self._consumer = log.consumer([self._frames, self._results], options, self)
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
+
+    def step(self, timeout_s: float = 0.02) -> None:
+        """Read, show what is due, commit what was shown."""
+        self._timelines.poll()
+        for record in self._consumer.poll(timeout_s).records:
+            try:
+                self._take(record)
+            except RecordInvalid:
+                self.refused += 1  # the accountant gives it its dead letter
+                if record.topic == self._frames:
+                    self._progress[record.partition].read(record.offset, 0)
+        now_ns = self._clock.monotonic_ns()
+        for source_id, source in self._sources.items():
+            self._show(source_id, source, now_ns)
+        self._pause_full()
+        if now_ns - self._committed_ns >= NS_PER_S:
+            self._committed_ns = now_ns
+            self._commit(list(self._progress))
+
+    def outputs(self, source_id: str) -> list[OutputSummary] | None:
+        """What was written of a source that is over; None before."""
+        source = self._sources.get(source_id)
+        return source.outputs if source is not None and source.done else None
+
+    def role(self, source_id: str) -> MixRole | None:
+        """The mix role of a source, for its counters."""
+        source = self._sources.get(source_id)
+        return source.role if source is not None else None
+
+    def close(self) -> None:
+        """Leave; what is half-written is abandoned."""
+        self._consumer.close()
+        self._timelines.close()
+        for source in self._sources.values():
+            if not source.done:
+                source.role.abandon()
+
+    # -- partitions come and go ---------------------------------------------------------------------------------------
+
+    def assigned(self, positions: Mapping[TopicPartition, Committed | None]) -> None:
+        """Begin at the oldest frame that was not shown."""
+        for place in positions:
+            if place.topic == self._frames:
+                self._progress[place.partition] = Progress(self._consumer.position(place))
+
+    def revoked(self, places: Sequence[TopicPartition]) -> None:
+        """Another shows them from here on."""
+        self._commit([place.partition for place in places])
+        self.lost(places)
+
+    def lost(self, places: Sequence[TopicPartition]) -> None:
+        """Another shows them already."""
+        gone = {place.partition for place in places}
+        for number in gone:
+            self._progress.pop(number, None)
+        self._paused -= set(places)
+        for source_id in [name for name, source in self._sources.items() if source.number in gone]:
+            source = self._sources.pop(source_id)
+            if not source.done:
+                source.role.abandon()
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _take(self, record: LogRecord) -> None:
+        now_ns = self._clock.monotonic_ns()
+        if record.topic == self._results:
+            posting = decode_result(record.key, record.value, record.headers).posting
+            source = self._sources.get(posting.key.source_id)
+            if source is None:
+                self._early.append(posting)
+            else:
+                source.role.post(posting, now_ns)
+            return
+        message = decode_frame(record.key, record.value, record.headers, now_ns)
+        claimed = self._timelines.check(message)
+        frame, known = message.record, self._sources.get(message.record.source_id)
+        next_seq = known.seen.get(frame.epoch, 0) if known else 0
+        first, last = first_and_last(frame)
+        if known is not None:  # a mixer that takes over begins anywhere
+            check_ahead(frame, next_seq)
+        if first < next_seq:
+            self._progress[record.partition].read(record.offset, 0)
+            return
+        source = known or self._open(message, claimed, record.partition)
+        source.seen[frame.epoch] = last + 1
+        self._progress[record.partition].read(record.offset)
+        source.waiting.append((record.offset, self._lazily(message)))
+
+    def _open(self, message: FrameMessage, claimed: TimelineMessage, number: int) -> _Source:
+        source_id = message.record.source_id
+        role = self._new_role(claimed, partial(self._shown, source_id))
+        source = self._sources[source_id] = _Source(role, claimed.info.kind is SourceKind.LIVE, number)
+        now_ns = self._clock.monotonic_ns()
+        for posting in [posting for posting in self._early if posting.key.source_id == source_id]:
+            self._early.remove(posting)
+            role.post(posting, now_ns)
+        return source
+
+    def _show(self, source_id: str, source: _Source, now_ns: int) -> None:
+        mixer = source.role.mixer
+        while source.waiting and (source.live or not mixer.full):
+            offset, record = source.waiting.popleft()
+            if isinstance(record, DroppedRun):
+                self._progress[source.number].done(offset)
+            else:
+                source.offsets[record.epoch, record.frame_seq] = offset
+            source.role.frame(record, now_ns)
+        source.role.poll(now_ns)
+        source.role.tick(now_ns)
+        ended = self._timelines.ended(source_id)
+        if ended is not None and not source.done and not source.waiting and _has_all(source.seen, ended):
+            mixer.end()
+            source.role.poll(now_ns)
+            if mixer.held == 0:
+                source.done = True
+                source.outputs = source.role.finish()
+
+    def _shown(self, source_id: str, shown: AlignedFrame) -> None:
+        source = self._sources[source_id]
+        offset = source.offsets.pop((shown.frame.epoch, shown.frame.frame_seq), None)
+        if offset is not None and source.number in self._progress:
+            self._progress[source.number].done(offset)
+
+    def _pause_full(self) -> None:
+        """A file waits on the log, not here."""
+        full = {TopicPartition(self._frames, s.number) for s in self._sources.values() if len(s.waiting) > MAX_WAITING}
+        for places, change in (
+            (full - self._paused, self._consumer.pause),
+            (self._paused - full, self._consumer.resume),
+        ):
+            if places:
+                change(sorted(places))
+        self._paused = full
+
+    def _commit(self, numbers: Sequence[int]) -> None:
+        """Shown frames; results only while no frame waits that could need them."""
+        due = {}
+        for number in numbers:
+            progress = self._progress.get(number)
+            if progress is None:
+                continue
+            if progress.safe > progress.committed:
+                due[TopicPartition(self._frames, number)] = Committed(progress.safe)
+            place = TopicPartition(self._results, number)
+            if not progress.open and place in self._consumer.assignment():
+                due[place] = Committed(self._consumer.position(place))
+        if not due:
+            return
+        try:
+            self._consumer.commit(due)
+        except (CommitRefused, LogUnavailable):
+            return  # shown again by whoever begins there: a position is a promise, not a count
+        for place, at in due.items():
+            if place.topic == self._frames:
+                self._progress[place.partition].committed = at.offset
+
+    def _lazily(self, message: FrameMessage) -> FrameRecord:
+        """The picture is decoded where it is drawn, at the source's size, as boxes are in source pixels."""
+        record = message.record
+        if not isinstance(record, Frame) or record.picture is None or record.picture.encoded is None:
+            return record
+        size = (message.width, message.height) if message.scale != 1 else None
+        return replace(record, picture=Picture(load=partial(self._decode, record.picture.encoded, size)))
+
+    def _decode(self, data: bytes, size: tuple[int, int] | None) -> PixelArray:
+        rgb = self._codec.decode(data)
+        return rgb if size is None else np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def _has_all(seen: Mapping[int, int], ended: Mapping[int, int]) -> bool:
+    return all(seen.get(epoch, 0) >= frames for epoch, frames in ended.items())

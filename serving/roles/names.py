@@ -1,0 +1,20 @@
+"""Names of topics and groups of one system; two systems on one Kafka differ by their prefix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """prefix: the setting `kafka_prefix`."""
+
+    prefix: str = ""
+
+    def topic(self, name: str) -> str:
+        """frames, results, outcomes, timelines, streams, dead_letter."""
+        return self.prefix + name
+
+    def group(self, role: str) -> str:
+        """worker-MODEL, mixer, accountant, ingest."""
+        return f"{self.prefix}{role}"

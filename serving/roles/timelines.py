@@ -1,0 +1,164 @@
+"""The topic `timelines` as every role reads it: who owns an epoch, what its frames must look like, when it ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from serving.align import EpochRegister, ticks_to_ns
+from serving.errors import LogUnavailable, RecordInvalid
+from serving.frames import DroppedRun, FrameRecord, StreamInfo, TimelineRecord
+from serving.murmur2 import partition_of
+from serving.ports_log import LogRecord, RecordLog, TopicPartition
+from serving.records import FrameMessage, TimelineMessage, decode_timeline, encode_timeline
+from serving.roles.names import Names
+from serving.roles.sender import Sender
+
+READ_SECONDS = 10.0
+ASK_AGAIN_SECONDS = 0.5
+MAX_AHEAD = 1_000_000  # a frame_seq so far ahead is no hole, but a forgery that would fill the memory
+
+
+def first_and_last(record: FrameRecord) -> tuple[int, int]:
+    """The places of a record of `frames`."""
+    if isinstance(record, DroppedRun):
+        return record.first_seq, record.last_seq
+    return record.frame_seq, record.frame_seq
+
+
+def check_ahead(record: FrameRecord, next_seq: int) -> None:
+    """Raises RecordInvalid for a place so far ahead of the next one that it cannot be true."""
+    first, _ = first_and_last(record)
+    if first - next_seq > MAX_AHEAD:
+        raise RecordInvalid(f"frames.frame_seq: {first} is over {MAX_AHEAD} ahead of {next_seq}", field="frame_seq")
+
+
+class Timelines:
+    """Reads all partitions from their beginning: the topic is compacted and small."""
+
+    def __init__(self, log: RecordLog, names: Names) -> None:
+        self._topic = names.topic("timelines")
+        self.partitions = log.partitions(self._topic)
+        self._places = [TopicPartition(self._topic, n) for n in range(self.partitions)]
+        self._reader = log.reader(dict.fromkeys(self._places, 0))
+        self._known: dict[tuple[str, int], TimelineMessage] = {}
+        self._asked: dict[tuple[str, int], float] = {}
+        self.register = EpochRegister()
+        self.refused = 0
+
+    def poll(self) -> None:
+        """Take what is there; waits for nothing."""
+        for record in self._reader.poll(0.0).records:
+            self._apply(record)
+
+    def catch_up(self, timeout_s: float = READ_SECONDS) -> None:
+        """Read to the present end of every partition. Raises LogUnavailable."""
+        deadline = time.monotonic() + timeout_s
+        for place in self._places:
+            end = self._reader.bounds(place)[1]
+            while self._reader.position(place) < end:
+                if time.monotonic() > deadline:
+                    raise LogUnavailable(f"{self._topic}: its end was not reached within {timeout_s:.0f} s")
+                for record in self._reader.poll(0.1).records:
+                    self._apply(record)
+
+    def find(self, source_id: str, epoch: int) -> TimelineMessage | None:
+        """The claim of an epoch. A claim stands on the log before its frames, so one look at the end is enough."""
+        key = (source_id, epoch)
+        if key not in self._known and time.monotonic() - self._asked.get(key, -1e9) > ASK_AGAIN_SECONDS:
+            self._asked[key] = time.monotonic()
+            if len(self._asked) > 1000:
+                self._asked.clear()
+            self.catch_up()
+        return self._known.get(key)
+
+    def check(self, message: FrameMessage) -> TimelineMessage:
+        """The claim that this frame belongs to. Raises RecordInvalid: forged, or of another system."""
+        record = message.record
+        claimed = self.find(record.source_id, record.epoch)
+        if claimed is None:
+            raise RecordInvalid(f"frames.epoch: nobody claimed {record.source_id} {record.epoch}", field="epoch")
+        claim = claimed.claim
+        if record.pipelines != claim.pipelines:
+            raise RecordInvalid(
+                f"frames.pipelines: expected {claim.pipelines}, got {record.pipelines}", field="pipelines"
+            )
+        if isinstance(record, DroppedRun):
+            return claimed
+        if record.time_base != claim.time_base:
+            raise RecordInvalid(
+                f"frames.time_base: expected {claim.time_base}, got {record.time_base}", field="time_base"
+            )
+        pts_ns = ticks_to_ns(record.pts - claim.u0, claim.time_base)
+        if record.pts_ns != pts_ns:
+            raise RecordInvalid(f"frames.pts_ns: expected {pts_ns}, got {record.pts_ns}", field="pts_ns")
+        return claimed
+
+    def ended(self, source_id: str) -> dict[int, int] | None:
+        """Frames of each epoch of a source whose input is over; None while it goes on."""
+        newest = self.register.newest(source_id)
+        if newest is None:
+            return None
+        found = {epoch: message for (name, epoch), message in self._known.items() if name == source_id}
+        if not found[newest.epoch].last or any(message.frames is None for message in found.values()):
+            return None
+        return {epoch: message.frames or 0 for epoch, message in found.items()}
+
+    def close(self) -> None:
+        """Let go."""
+        self._reader.close()
+
+    def _apply(self, record: LogRecord) -> None:
+        try:
+            message = decode_timeline(record.key, record.value, record.headers)
+        except RecordInvalid:
+            self.refused += 1
+            return
+        claim = message.claim
+        if partition_of(claim.source_id.encode(), self.partitions) != record.partition:
+            self.refused += 1
+        elif self.register.apply(claim):
+            first = self._known.get((claim.source_id, claim.epoch))
+            if first is not None:  # only the end may be added to a claim
+                message = replace(first, frames=message.frames, last=message.last)
+            self._known[claim.source_id, claim.epoch] = message
+
+
+class LogClaims:
+    """`serving.align.EpochClaims` on the log: append, read back, the first record with a number owns it."""
+
+    def __init__(
+        self, timelines: Timelines, sender: Sender, names: Names, ingest_id: str, info: Callable[[], StreamInfo | None]
+    ) -> None:
+        self._timelines, self._sender, self._topic = timelines, sender, names.topic("timelines")
+        self._ingest_id, self._info = ingest_id, info
+        self.held: TimelineMessage | None = None
+
+    def claim(self, draft: TimelineRecord) -> TimelineRecord | None:
+        """The draft with its number; None: another ingester has the source. Raises LogUnavailable."""
+        self._timelines.catch_up()
+        register, info = self._timelines.register, self._info()
+        assert info is not None, "a claim is made when the first picture is at hand"
+        if self.held is not None and register.is_fenced(draft.source_id, self.held.claim.epoch):
+            return None
+        record = replace(draft, ingest_id=self._ingest_id, epoch=register.next_epoch(draft.source_id))
+        message = TimelineMessage(record, replace(info, source_id=draft.source_id))
+        self._write(message)
+        self._timelines.catch_up()
+        if register.owner(draft.source_id, record.epoch) != self._ingest_id:
+            return None
+        self.held = message
+        return record
+
+    def ended(self, epoch: int, frames: int, last: bool) -> None:
+        """The epoch has so many places; last: and the source is over."""
+        held = self._timelines.find(self.held.claim.source_id, epoch) if self.held is not None else None
+        if held is not None and held.claim.ingest_id == self._ingest_id:
+            self._write(replace(held, frames=frames, last=last))
+
+    def _write(self, message: TimelineMessage) -> None:
+        number = partition_of(message.claim.source_id.encode(), self._timelines.partitions)
+        self._sender.send(self._topic, encode_timeline(message), number)
+        if not self._sender.flush(READ_SECONDS):
+            raise LogUnavailable(f"{self._topic}: a claim was not acknowledged within {READ_SECONDS:.0f} s")
