@@ -201,7 +201,7 @@ class LogReader(Protocol):
         ...
 
     def position(self, place: TopicPartition) -> int:
-        """The offset of the next record to be given."""
+        """The offset of the next record to be given. Commit what was worked off, not this: it runs ahead."""
         ...
 
     def bounds(self, place: TopicPartition, timeout_s: float = 5.0) -> tuple[int, int]:

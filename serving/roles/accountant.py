@@ -49,9 +49,14 @@ class _Early:
 
 @dataclass(slots=True)
 class _Account:
-    """One partition number of `frames` and `results`. early: the first result of each frame that is not read yet."""
+    """One partition number of `frames` and `results`.
+
+    early: the first result of each frame that is not taken yet. next: the offset after the last record that was taken,
+    by topic; the consumer's own position runs ahead of it by what one poll gave.
+    """
 
     accountant: Accountant
+    next: dict[str, int]
     frames: deque[_OpenFrame] = field(default_factory=deque)
     early: dict[tuple[str, int, int], _Early] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
@@ -83,6 +88,7 @@ class LogAccountant:
                 self._take(record, account)
             except RecordInvalid as error:
                 self._dead_letter(record, error)
+            account.next[record.topic] = record.offset + 1
         now_ns = self._clock.monotonic_ns()
         if now_ns - self._ticked_ns >= NS_PER_S // 4:
             self._ticked_ns = now_ns
@@ -118,7 +124,8 @@ class LogAccountant:
     def assigned(self, positions: Mapping[TopicPartition, Committed | None]) -> None:
         """Read back what was closed."""
         for number in {place.partition for place in positions}:
-            account = self._accounts[number] = _Account(Accountant(self._rule))
+            begin = {place.topic: self._consumer.position(place) for place in positions if place.partition == number}
+            account = self._accounts[number] = _Account(Accountant(self._rule), begin)
             self._restore(number, account.accountant)
 
     def revoked(self, places: Sequence[TopicPartition]) -> None:
@@ -153,7 +160,7 @@ class LogAccountant:
         accountant.timeline(claimed.claim)
         waited = [k for k in account.early if k[:2] == (frame.source_id, frame.epoch) and k[2] <= last]
         offsets = [account.early.pop(key).record.offset for key in waited]
-        results_from = min([self._consumer.position(TopicPartition(self._results, record.partition)), *offsets])
+        results_from = min([account.next[self._results], *offsets])
         account.frames.append(_OpenFrame(record.offset, results_from, frame.source_id, frame.epoch, last))
         self._write(record.partition, accountant.frame(frame, now_ns))
 
@@ -233,12 +240,12 @@ class LogAccountant:
             account = self._accounts[number]
             while account.frames and self._is_closed(account, account.frames[0]):
                 account.frames.popleft()
-            head = account.frames[0].offset if account.frames else self._consumer.position(frames)
+            head = account.frames[0].offset if account.frames else account.next[self._frames]
             needed = [frame.results_from for frame in account.frames] + [
                 early.record.offset for early in account.early.values()
             ]
             positions[frames] = Committed(head)
-            positions[results] = Committed(min([self._consumer.position(results), *needed]))
+            positions[results] = Committed(min([account.next[self._results], *needed]))
         try:
             self._consumer.commit(positions)
         except (CommitRefused, LogUnavailable):

@@ -56,6 +56,7 @@ class LogMixer:
         self._sources: dict[str, _Source] = {}
         self._early: deque[Posting] = deque(maxlen=MAX_EARLY)
         self._progress: dict[int, Progress] = {}
+        self._results_next: dict[int, int] = {}  # after the last result that was taken
         self._paused: set[TopicPartition] = set()
         self._committed_ns = clock.monotonic_ns()
         self.refused = 0
@@ -107,6 +108,8 @@ class LogMixer:
         for place in positions:
             if place.topic == self._frames:
                 self._progress[place.partition] = Progress(self._consumer.position(place))
+            else:
+                self._results_next[place.partition] = self._consumer.position(place)
 
     def revoked(self, places: Sequence[TopicPartition]) -> None:
         """Another shows them from here on."""
@@ -129,6 +132,7 @@ class LogMixer:
     def _take(self, record: LogRecord) -> None:
         now_ns = self._clock.monotonic_ns()
         if record.topic == self._results:
+            self._results_next[record.partition] = record.offset + 1
             posting = decode_result(record.key, record.value, record.headers).posting
             source = self._sources.get(posting.key.source_id)
             if source is None:
@@ -208,7 +212,7 @@ class LogMixer:
                 due[TopicPartition(self._frames, number)] = Committed(progress.safe)
             place = TopicPartition(self._results, number)
             if not progress.open and place in self._consumer.assignment():
-                due[place] = Committed(self._consumer.position(place))
+                due[place] = Committed(self._results_next[number])
         if not due:
             return
         try:

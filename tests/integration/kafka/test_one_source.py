@@ -254,7 +254,7 @@ def test_forged_records_get_dead_letters_and_touch_nothing(system: tuple[RecordL
     assert (balance.accepted, balance.results, balance.holds) == (FRAMES, FRAMES, True)
     letters = [decode_dead_letter(r.key, r.value, r.headers) for r in everything(log, names.topic("dead_letter"))]
     assert {letter.reason for letter in letters} == {"schema"}
-    assert [letter.record.value for letter in letters[:5]] == [frame.value] * 5
+    assert sum(letter.record.value == frame.value and letter.whole for letter in letters) == len(forged)
     assert sum("epoch" in letter.error for letter in letters) >= 1
 
 
