@@ -127,9 +127,13 @@ def _active_dropout(model: Any, output: str) -> None:
 
 def _batch_statistics(model: Any, output: str) -> None:
     """What BatchNorm in train mode computes: the mean over the batch instead of the learned one."""
-    model.graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), "batch_axis"))
-    model.graph.node.append(helper.make_node("ReduceMean", ["inner", "batch_axis"], ["mean"], keepdims=1))
-    model.graph.node.append(helper.make_node("Sub", ["inner", "mean"], [output]))
+    opset = next(entry.version for entry in model.opset_import if entry.domain == "")
+    if opset >= 18:
+        model.graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), "batch_axis"))
+        mean = helper.make_node("ReduceMean", ["inner", "batch_axis"], ["batch_mean"], keepdims=1)
+    else:
+        mean = helper.make_node("ReduceMean", ["inner"], ["batch_mean"], keepdims=1, axes=[0])
+    model.graph.node.extend([mean, helper.make_node("Sub", ["inner", "batch_mean"], [output])])
 
 
 def _nhwc(folder: Path, base: Any) -> None:
