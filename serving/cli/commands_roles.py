@@ -1,0 +1,104 @@
+"""ingest, worker, mixer, accountant, ledger: the stages of a stream as processes that meet on Kafka."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serving.cli.output import print_json, print_table, say, settings_from
+
+Kafka = Annotated[str | None, typer.Option("--kafka", help="host:port of the brokers")]
+Models = Annotated[list[str], typer.Option("--model", help="a published model; may be given several times")]
+Member = Annotated[str, typer.Option("--member", help="name kept over restarts: its partitions wait for it")]
+Repository = Annotated[Path | None, typer.Option("--repository", help="model repository")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
+Config = Annotated[Path | None, typer.Option("--config", help="settings file (YAML)")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (ingest, worker, mixer, accountant, ledger):
+        app.command()(command)
+
+
+def ingest(
+    source_id: Annotated[str, typer.Argument(help="name of the source")],
+    address: Annotated[str, typer.Argument(help="file, folder or network address; secrets by name: {CAMERA_1}")],
+    model: Models,
+    every: Annotated[int, typer.Option(min=1, help="analyse each n-th frame")] = 1,
+    delay_ms: Annotated[int, typer.Option(help="presentation delay of a live source, milliseconds")] = 250,
+    mixed: Annotated[bool, typer.Option(help="every frame carries its picture, so that a mixer can show it")] = True,
+    timeout: Annotated[int | None, typer.Option(help="a live source without a picture for S seconds ends")] = None,
+    kafka: Kafka = None, config: Config = None, json: Json = False,
+) -> None:  # fmt: skip
+    """Read one source: decode, key by PTS, write `frames`."""
+    from serving.records import StreamMessage
+    from serving.roles.main import run_ingest
+
+    stream = StreamMessage(source_id, address, tuple(model), every, delay_ms, mixed, lease_s=timeout)
+    role = run_ingest(settings_from(config, kafka=kafka), stream)
+    stage = role.stage
+    document = {"source_id": source_id, "records": role.frames, "pictures": stage.counters.pictures}
+    document |= {"fenced": role.fenced, "error": str(stage.error) if stage.error else None}
+    print_json(document) if json else print_table("ingest", [document])
+    if stage.error is not None:
+        say(f"error[{stage.error.code}]: {stage.error}")
+        raise typer.Exit(1)
+
+
+def worker(
+    model: Models,
+    track: Annotated[str, typer.Option(help="tracker, such as bytetrack")] = "",
+    member: Member = "", repository: Repository = None, kafka: Kafka = None, config: Config = None,
+) -> None:  # fmt: skip
+    """Analyse frames: one outcome for each of its models. Workers of the same models share the partitions."""
+    from serving.cli.answer import open_model
+    from serving.roles.main import run_worker
+    from serving.streams.main import in_process
+
+    settings = settings_from(config, repository=repository, kafka=kafka)
+    role = run_worker(settings, model, track, member, lambda name: in_process(open_model(settings, name)))
+    say(f"worker ended: {dict(role.counters)}")
+
+
+def mixer(
+    output: Annotated[Path, typer.Option(help="folder; HLS of each source in a folder of its name")],
+    delay_ms: Annotated[int, typer.Option(help="presentation delay of live sources, milliseconds")] = 250,
+    draw_threshold: Annotated[float, typer.Option(help="boxes below it are not drawn")] = 0.2,
+    member: Member = "", repository: Repository = None, kafka: Kafka = None, config: Config = None,
+) -> None:  # fmt: skip
+    """Draw results on the frames they were computed from, and write the mixed video."""
+    from serving.roles.main import MixerOptions, run_mixer
+
+    settings = settings_from(config, repository=repository, kafka=kafka)
+    run_mixer(settings, MixerOptions(output, delay_ms, draw_threshold, member))
+
+
+def accountant(member: Member = "", kafka: Kafka = None, config: Config = None) -> None:
+    """Merge outcomes, close keys, write `outcomes`; forged records become dead letters."""
+    from serving.roles.main import run_accountant
+
+    role = run_accountant(settings_from(config, kafka=kafka), member)
+    say(f"accountant ended: {role.dead_letters} dead letters")
+
+
+def ledger(
+    source_id: Annotated[str, typer.Argument(help="name of the source")] = "",
+    every: Annotated[bool, typer.Option("--all", help="all sources")] = False,
+    kafka: Kafka = None, config: Config = None, json: Json = False,
+) -> None:  # fmt: skip
+    """The balance of a source: accepted = results + dropped + dead; exit 1 where a key is open or missing."""
+    from serving.roles.ledger import read_ledger
+    from serving.roles.main import open_log
+
+    if not source_id and not every:
+        raise typer.BadParameter("name a source, or give --all")
+    log, names = open_log(settings_from(config, kafka=kafka), "ledger")
+    rows = read_ledger(log, names, source_id)
+    documents = [{**asdict(row), "balanced": row.balanced} for row in rows]
+    print_json(documents) if json else print_table("ledger", documents)
+    if not rows or not all(row.balanced for row in rows):
+        raise typer.Exit(1)

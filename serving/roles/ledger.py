@@ -1,0 +1,66 @@
+"""The balance of a source as `outcomes` tells it: every accepted frame, and what it ended as."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+
+from serving.errors import RecordInvalid
+from serving.frames import Status
+from serving.ports_log import RecordLog, TopicPartition
+from serving.records import OutcomeMessage, decode_outcome
+from serving.roles.names import Names
+
+
+@dataclass(slots=True)
+class LedgerRow:
+    """One timeline and pipeline. open: keys with an outcome that may still rise. holes: places without any."""
+
+    source_id: str
+    epoch: int
+    pipeline: str
+    accepted: int = 0
+    results: int = 0
+    dropped: int = 0
+    dead: int = 0
+    open: int = 0
+    holes: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def balanced(self) -> bool:
+        """Every place has exactly one final outcome."""
+        return self.holes == 0 and self.open == 0 and self.accepted == self.results + self.dropped + self.dead
+
+
+def read_ledger(log: RecordLog, names: Names, source_id: str = "") -> list[LedgerRow]:
+    """All timelines of a source, or of all sources, by what stands on `outcomes` now."""
+    topic = names.topic("outcomes")
+    places = [TopicPartition(topic, n) for n in range(log.partitions(topic))]
+    reader = log.reader(dict.fromkeys(places, 0))
+    known: dict[tuple[str, int, str], dict[int, OutcomeMessage]] = defaultdict(dict)
+    try:
+        ends = {place: reader.bounds(place)[1] for place in places}
+        while any(reader.position(place) < end for place, end in ends.items()):
+            for record in reader.poll(0.2, 5000).records:
+                try:
+                    message = decode_outcome(record.key, record.value, record.headers)
+                except RecordInvalid:
+                    continue  # `outcomes` is the accountant's alone; a stranger's record counts for nothing
+                key = message.key
+                if not source_id or key.source_id == source_id:
+                    known[key.source_id, key.epoch, key.pipeline][key.frame_seq] = message
+    finally:
+        reader.close()
+    return [_row(*where, outcomes) for where, outcomes in sorted(known.items())]
+
+
+def _row(source_id: str, epoch: int, pipeline: str, outcomes: dict[int, OutcomeMessage]) -> LedgerRow:
+    status = Counter(message.outcome.status for message in outcomes.values())
+    reasons = Counter(message.outcome.reason for message in outcomes.values() if message.outcome.reason)
+    accepted = max(outcomes) + 1
+    return LedgerRow(
+        source_id, epoch, pipeline, accepted, status[Status.RESULT], status[Status.DROPPED],
+        status[Status.DEAD_LETTER], sum(not message.closed for message in outcomes.values()),
+        accepted - len(outcomes), dict(sorted(reasons.items())),
+    )  # fmt: skip
