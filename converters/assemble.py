@@ -14,9 +14,14 @@ from serving.bundle import SPEC, UNCERTIFIED, ModelBundle
 from serving.errors import BuildFailed
 from serving.types import TensorSpec
 
-MODEL_PY = b'''"""Loaded by Triton's Python backend."""
+MODEL_PY = b'''"""Loaded by Triton's Python backend, whose interpreter is isolated and passes PYTHONPATH over."""
 
-from serving.backend import TritonPythonModel  # noqa: F401
+import os
+import sys
+
+sys.path[:0] = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+
+from serving.backend import TritonPythonModel  # noqa: E402, F401
 '''
 
 

@@ -49,6 +49,8 @@ def server(command: str, cwd: Path) -> Iterator[str]:
     finally:
         process.terminate()
         assert process.wait(60) == 0, "Ctrl-C or SIGTERM ends the server cleanly"
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def make_checkpoint_and_samples(folder: Path) -> None:
