@@ -19,7 +19,7 @@ from converters.rows_gates import RowGate
 from converters.rows_network import SEED
 from converters.samples import Sample
 from serving.errors import LockstepError
-from serving.types import Classification, Detections, Embedding, RawTensors, TaskResult
+from serving.types import RawTensors, TaskResult
 
 CONCURRENT = 32
 # What differs between two right answers: times, and the certificate that the staged version does not have yet.
@@ -106,23 +106,6 @@ def difference(reference: Any, candidate: Any, path: str = "") -> str:
         pairs = enumerate(zip(reference, candidate, strict=True))
         return next((told for i, (a, b) in pairs if (told := difference(a, b, f"{path}[{i}]"))), "")
     return "" if reference == candidate else f"{path}: {_short(reference)} became {_short(candidate)}"
-
-
-def result_of(task: str, document: Document) -> TaskResult:
-    """The typed result that a document tells. ValueError for a task whose document holds no numbers (raw)."""
-    if task == "classification":
-        rows = document["classes"]
-        return Classification(
-            np.array([r["class_id"] for r in rows], np.int64), np.array([r["score"] for r in rows], np.float32)
-        )
-    if task == "detection":
-        rows = document["detections"]
-        boxes = np.array([r["xyxy"] for r in rows], np.float32).reshape(-1, 4)
-        confidence = np.array([r["confidence"] for r in rows], np.float32)
-        return Detections(boxes, confidence, np.array([r["class_id"] for r in rows], np.int64))
-    if task == "embedding":
-        return Embedding(np.array(document["embedding"], np.float32))
-    raise ValueError(f"task {task}: its document holds no numbers")
 
 
 def _identical(

@@ -11,13 +11,14 @@ import httpx2 as httpx
 import numpy as np
 import orjson
 
-from converters.rows_server import Answer, result_of
+from converters.rows_server import Answer
 from converters.samples import Sample
 from serving.adapters.triton import TritonServer
 from serving.errors import LockstepError, ServingError, Unavailable
 from serving.ports import ServerRequest, ServerTensor
 from serving.preprocess.sniff import read_header
 from serving.served_model import ServedModel
+from serving.tasks import task_named
 from serving.types import Array, InferRequest, RawTensors
 
 T = TypeVar("T")
@@ -78,7 +79,7 @@ class TritonRunner:
         if self._task == "raw":
             found = {name: array[0] for name, array in reply.tensors.items() if name != "result"}
             return Answer(document, RawTensors(found))
-        return Answer(document, result_of(self._task, document))
+        return Answer(document, task_named(self._task).from_document(document))
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(TIMEOUT_S + 5)
@@ -108,7 +109,7 @@ class GatewayRunner:
             raise Unavailable(f"gateway: {type(error).__name__}: {error}") from error
         if reply.status_code != 200:
             raise GatewayAnswered(f"{reply.status_code} {document.get('code')}: {document.get('detail')}")
-        return Answer(document, result_of(self._task, document))
+        return Answer(document, task_named(self._task).from_document(document))
 
 
 class GatewayAnswered(LockstepError):

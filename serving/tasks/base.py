@@ -90,6 +90,10 @@ class Task(Protocol):
         """The task's fields of the result document."""
         ...
 
+    def from_document(self, document: Mapping[str, Any]) -> TaskResult:
+        """The result that a document tells: `to_document` back. ValueError where the document holds no numbers."""
+        ...
+
     def to_tensors(self, result: TaskResult, spec: ModelSpec) -> dict[str, Array]:
         """The typed tensors of `outputs`."""
         ...

@@ -61,6 +61,12 @@ class ClassificationTask:
         rows = zip(result.class_id.tolist(), result.score.tolist(), strict=True)
         return {"classes": [{"class_id": c, "label": label_of(labels, c), "score": round(s, 6)} for c, s in rows]}
 
+    def from_document(self, document: Mapping[str, Any]) -> Classification:
+        """`classes` back."""
+        rows = document["classes"]
+        class_id = np.array([row["class_id"] for row in rows], np.int64)
+        return Classification(class_id, np.array([row["score"] for row in rows], np.float32))
+
     def to_tensors(self, result: TaskResult, spec: ModelSpec) -> dict[str, Array]:
         """class_id and score."""
         assert isinstance(result, Classification)

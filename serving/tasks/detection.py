@@ -106,6 +106,13 @@ class DetectionTask:
         columns = zip(result.xyxy.tolist(), result.confidence.tolist(), result.class_id.tolist(), tracks, strict=True)
         return {"detections": [_row(labels, *row) for row in columns]}
 
+    def from_document(self, document: Mapping[str, Any]) -> Detections:
+        """`detections` back."""
+        rows = document["detections"]
+        boxes = np.array([row["xyxy"] for row in rows], np.float32).reshape(-1, 4)
+        confidence = np.array([row["confidence"] for row in rows], np.float32)
+        return Detections(boxes, confidence, np.array([row["class_id"] for row in rows], np.int64))
+
     def to_tensors(self, result: TaskResult, spec: ModelSpec) -> dict[str, Array]:
         """xyxy, confidence, class_id."""
         assert isinstance(result, Detections)

@@ -58,6 +58,10 @@ class EmbeddingTask:
         assert isinstance(result, Embedding)
         return {"embedding": result.vector.tolist()}
 
+    def from_document(self, document: Mapping[str, Any]) -> Embedding:
+        """`embedding` back."""
+        return Embedding(np.array(document["embedding"], np.float32))
+
     def to_tensors(self, result: TaskResult, spec: ModelSpec) -> dict[str, Array]:
         """embedding."""
         assert isinstance(result, Embedding)

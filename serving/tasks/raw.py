@@ -46,6 +46,10 @@ class RawTask:
         assert isinstance(result, RawTensors)
         return {"outputs": [{"name": n, "shape": list(a.shape)} for n, a in result.tensors.items()]}
 
+    def from_document(self, document: Mapping[str, Any]) -> RawTensors:
+        """A raw document names its tensors only."""
+        raise ValueError("task raw: its document holds no numbers")
+
     def to_tensors(self, result: TaskResult, spec: ModelSpec) -> dict[str, Array]:
         """The outputs."""
         assert isinstance(result, RawTensors)

@@ -27,7 +27,9 @@ def test_a_bare_environment_from_the_serving_lock_imports_gateway_and_streams(tm
     ):
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=280)
     try:
-        done = subprocess.run([python, "-c", IMPORTS], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            [python, "-c", IMPORTS], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        )
         assert done.stdout.strip() == "[]", done.stderr[-2000:]
     finally:
         shutil.rmtree(venv)

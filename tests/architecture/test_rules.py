@@ -134,7 +134,7 @@ BARE = """
 import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"torch", "torchvision", "onnx", "tensorrt_rtx", "sklearn", "skimage", "converters", "models"}:
+        if name.split(".")[0] in {"torch", "onnx", "tensorrt_rtx", "sklearn", "skimage", "converters", "models"}:
             raise ImportError(f"a running process may not import {name}")
 sys.meta_path.insert(0, Refuse())
 import serving.served_model, serving.tasks, serving.engines, serving.gateway.app, serving.gateway.main

@@ -70,10 +70,13 @@ def access_units(path: Path) -> list[tuple[int, bytes]]:
     out: list[tuple[int, bytes]] = []
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        length_prefixed = bool(stream.codec_context.extradata) and stream.codec_context.extradata[0] == 1
+        extradata = stream.codec_context.extradata or b""
+        length_prefixed = extradata[:1] == b"\x01"
         filtering = BitStreamFilterContext("h264_mp4toannexb", stream) if length_prefixed else None
         for packet in container.demux(stream):
             if packet.size:
+                if packet.pts is None:
+                    raise ValueError(f"{path}: a packet without PTS")
                 pts = packet.pts
                 parts = filtering.filter(packet) if filtering else [packet]
                 out += [(pts, bytes(part)) for part in parts]

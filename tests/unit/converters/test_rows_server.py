@@ -13,7 +13,7 @@ import pytest
 
 from converters.parity import Judge, StageRow
 from converters.rows_gates import decisions_only, gate_of
-from converters.rows_server import Answer, Load, difference, result_of, served_row
+from converters.rows_server import Answer, Load, difference, served_row
 from converters.samples import Sample
 from serving.errors import Overloaded
 from serving.spec import ModelSpec
@@ -63,7 +63,7 @@ class Fake:
             "timings_ms": {"infer": self.timing},
             "pixels_sha256": f"{number:064x}",
         }
-        return Answer(document, result_of("classification", document))
+        return Answer(document, task_named("classification").from_document(document))
 
 
 def _row(runner: Any, local: Any | None = None) -> StageRow:
@@ -131,10 +131,10 @@ def test_differences_are_told_by_path(a: dict[str, Any], b: dict[str, Any], told
 
 def test_results_are_read_back_from_documents() -> None:
     box = {"xyxy": [1, 2, 3, 4], "confidence": 0.5, "class_id": 2, "label": "c"}
-    found: Any = result_of("detection", {"detections": [box]})
+    found: Any = task_named("detection").from_document({"detections": [box]})
     assert found.xyxy.tolist() == [[1, 2, 3, 4]] and found.class_id.tolist() == [2]
-    assert len(result_of("detection", {"detections": []})) == 0  # type: ignore[arg-type]
-    vector: Any = result_of("embedding", {"embedding": [1.0, 2.0]})
+    assert len(task_named("detection").from_document({"detections": []})) == 0  # type: ignore[arg-type]
+    vector: Any = task_named("embedding").from_document({"embedding": [1.0, 2.0]})
     assert vector.vector.dtype == np.float32
     with pytest.raises(ValueError, match="no numbers"):
-        result_of("raw", {})
+        task_named("raw").from_document({})

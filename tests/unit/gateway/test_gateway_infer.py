@@ -221,6 +221,7 @@ def test_the_request_id_is_made_where_none_fits(client: TestClient) -> None:
 
 def test_every_serving_error_has_its_status(client: TestClient, server: StubServer) -> None:
     for code, kind in subclasses_by_code(ServingError).items():
+
         def fail(request: ServerRequest, kind: Any = kind) -> None:
             raise kind("what went wrong")
 
