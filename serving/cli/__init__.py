@@ -21,9 +21,9 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from serving.cli import commands_models, commands_serving, commands_streams
+    from serving.cli import commands_models, commands_roles, commands_serving, commands_streams, commands_topics
 
-    for module in (commands_models, commands_serving, commands_streams):
+    for module in (commands_models, commands_serving, commands_streams, commands_topics, commands_roles):
         module.register(app)
 
 
