@@ -10,6 +10,7 @@ import typer
 
 from serving.cli.output import print_json, print_table, say, settings_from
 from serving.config import load_settings
+from serving.spec import json_schema
 
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
 Config = Annotated[Path | None, typer.Option("--config", help="settings file (YAML)")]
@@ -63,8 +64,15 @@ def doctor(config: Config = None, json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def show_config(config: Config = None, json: Json = False) -> None:
+def show_config(
+    config: Config = None,
+    json: Json = False,
+    schema: Annotated[bool, typer.Option("--schema", help="the JSON Schema of a model's YAML, for editors")] = False,
+) -> None:
     """Every setting with its value and where it came from."""
+    if schema:
+        print_json(json_schema())
+        return
     loaded = load_settings(config)
     values = loaded.settings.model_dump(mode="json")
     rows = [{"setting": name, "value": value, "source": loaded.sources[name]} for name, value in values.items()]
