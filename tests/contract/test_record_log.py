@@ -133,7 +133,7 @@ def kafka_bench(request: pytest.FixtureRequest) -> Bench:
     from serving.adapters.kafka import KafkaLog, KafkaOptions
 
     options = KafkaOptions(shared_kafka(request).bootstrap, topic_patience_s=2.0)
-    admin = AdminClient({"bootstrap.servers": options.bootstrap})
+    admin = AdminClient({"bootstrap.servers": options.bootstrap, "log_level": 2})
 
     def delete_before(place: TopicPartition, offset: int) -> None:
         for future in admin.delete_records([RdPartition(*place, offset)]).values():

@@ -42,6 +42,7 @@ from serving.roles.names import Names
 from serving.roles.transport import LogTransport
 from serving.roles.worker import LogWorker, WorkerSettings
 from serving.streams.drawing import Drawing
+from serving.streams.ingest import ReconnectRules
 from serving.streams.jpeg import JpegCodec
 from serving.streams.lines import ResultLines
 from serving.streams.mix_role import MixRole
@@ -293,3 +294,33 @@ class _Flipping:
 
         producer.append = spoil  # type: ignore[method-assign]
         return producer
+
+
+def test_a_live_source_is_shown_in_time_and_accounted(system: tuple[RecordLog, Names]) -> None:
+    log, names = system
+    pictures = [(3000 * n, np.full((64, 96, 3), 20 + n * 5, np.uint8)) for n in range(30)]
+    source = ListSource("gate", [Connection(pictures)], SourceKind.LIVE, pace_s=1 / 30)
+    stream = StreamMessage("gate", "udp://127.0.0.1:5000", ("level",), mixed=True)
+    rules = IngestSettings(JpegCodec(), rules=ReconnectRules(first_s=0.1, lease_s=3))
+    with running(log, names) as roles:
+        roles.until(lambda: len(roles.accountant._consumer.assignment()) == 6)
+        role = LogIngest(log, names, source, stream, "ingest-1", rules, CLOCK, _wait)
+        role.run()
+        roles.until(lambda: len(roles.sink.frames) == 30 and _in_flight(roles) == 0)
+        balance = roles.accountant.totals("gate")["level"]
+    assert balance.holds and balance.accepted == 30
+    assert set(dict(balance.reasons)) <= {"stale", "overload"}, "what was shed has a name"
+    assert balance.results >= 15
+    assert [s.frame.frame_seq for s in roles.sink.frames] == list(range(30))
+    for shown in roles.sink.frames:
+        assert shown.deadline_mono_ns is not None
+        (overlay,) = shown.overlays
+        for box, origin in zip(overlay.boxes.xyxy, overlay.origin, strict=True):
+            assert origin != 0 or abs(box[0] - (20 + shown.frame.frame_seq * 5) / 4) < 1, (
+                "a measured box on its own frame"
+            )
+
+
+def _in_flight(roles: Roles) -> int:
+    balance = roles.accountant.totals("gate").get("level")
+    return balance.in_flight if balance else -1

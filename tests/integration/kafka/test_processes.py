@@ -18,7 +18,9 @@ import pytest
 from triton_support import redness_model
 
 from deploy.embedded.kafka import EmbeddedKafka
+from serving.adapters.kafka import KafkaLog, KafkaOptions
 from serving.adapters.video.clips import ClipSpec, write_clip
+from serving.ports_log import TopicPartition
 
 pytestmark = pytest.mark.needs("kafka")
 FRAMES = 30
@@ -99,3 +101,42 @@ def test_one_clip_through_four_processes(shell: Shell, tmp_path: Path) -> None:
     assert shell.stop() == {"worker": 0, "mixer": 0, "accountant": 0}
     with av.open(str(playlist)) as mixed:
         assert sum(1 for _ in mixed.decode(video=0)) == FRAMES
+
+
+def written(kafka: str, topic: str) -> int:
+    """Records of a topic of this system."""
+    log = KafkaLog(KafkaOptions(kafka))
+    places = [TopicPartition(f"procs.{topic}", n) for n in range(log.partitions(f"procs.{topic}"))]
+    reader = log.reader(dict.fromkeys(places, 0))
+    ends = [reader.bounds(place)[1] for place in places]
+    reader.close()
+    return sum(ends)
+
+
+@pytest.mark.faults
+def test_f1_killed_roles_lose_no_frame_and_count_none_twice(shell: Shell, kafka: EmbeddedKafka, tmp_path: Path) -> None:
+    """kill -9 of a worker and of the accountant while a file runs through; others of their kind take over."""
+    frames = 1500
+    clip = tmp_path / "clip.mp4"
+    reds = ((np.full((64, 96, 3), (20 + n % 200, 40, 40), np.uint8), 3000 * n) for n in range(frames))
+    write_clip(clip, ClipSpec("mp4", Fraction(1, 90_000)), reds)
+    assert shell.run("topics", "apply")[0] == 0
+    before = written(kafka.bootstrap, "results")
+    shell.start("worker", "--model", "redness")
+    shell.start("accountant")
+    shell.start("ingest", "gates", str(clip), "--model", "redness")
+    deadline = time.monotonic() + 120
+    for share, name, arguments in ((0.1, "worker", ("--model", "redness")), (0.3, "accountant", ())):
+        while written(kafka.bootstrap, "results") - before < share * frames:
+            assert time.monotonic() < deadline, (tmp_path / f"{name}.log").read_text()
+            time.sleep(0.05)
+        assert written(kafka.bootstrap, "results") - before < 0.9 * frames, "killed while records are in flight"
+        shell.running[name].kill()
+        shell.running[name].wait()
+        shell.start(name, *arguments)
+    while (found := shell.run("ledger", "gates"))[0] != 0 and time.monotonic() < deadline:
+        time.sleep(0.5)
+    (row,) = found[1]
+    assert row["balanced"] and (row["accepted"], row["results"]) == (frames, frames), row
+    assert shell.running.pop("ingest").wait(10) == 0
+    assert shell.stop() == {"worker": 0, "accountant": 0}
