@@ -24,6 +24,7 @@ from serving.streams.ingest import IngestStage, ReconnectRules, Wait
 from serving.types import PixelArray
 
 MAX_PAYLOAD = 900_000
+LOOK_NS = NS_PER_S // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class LogIngest:
         timeline = SourceTimeline(stream.source_id, ingest_id, stream.pipelines, self._claims, timing)
         self._timeline = timeline
         self.stage = IngestStage(source, timeline, clock, settings.rules, wait)
+        self._clock, self._looked_ns = clock, clock.monotonic_ns()
         self._outbox = Outbox(settings.held_pictures)
         self._places: dict[int, int] = {}  # frames written, by epoch
         self.frames = 0
@@ -80,6 +82,7 @@ class LogIngest:
                     self._outbox.put(record)
                     self._drain(wait=not self.stage.live)
                 self._sender.poll()
+                self._look_for_a_higher_epoch()
             self._drain(wait=True)
             self._sender.flush(10.0)
             if not self.fenced:
@@ -93,6 +96,15 @@ class LogIngest:
     def stop(self) -> None:
         """End at the present read."""
         self.stage.stop()
+
+    def _look_for_a_higher_epoch(self) -> None:
+        """Whoever claimed after us has the source; what we read from then on would be dropped(fenced)."""
+        now_ns = self._clock.monotonic_ns()
+        if now_ns - self._looked_ns >= LOOK_NS:
+            self._looked_ns = now_ns
+            if self._claims.is_fenced():
+                self._timeline.fenced = True
+                self.stage.stop()
 
     def _drain(self, wait: bool) -> None:
         """Hand the producer what it has room for; its queue is bounded, never gives up, and keeps the order."""

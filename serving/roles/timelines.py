@@ -151,6 +151,12 @@ class LogClaims:
         self.held = message
         return record
 
+    def is_fenced(self) -> bool:
+        """A higher epoch than ours is on the log: another ingester has the source."""
+        self._timelines.poll()
+        held = self.held
+        return held is not None and self._timelines.register.is_fenced(held.claim.source_id, held.claim.epoch)
+
     def ended(self, epoch: int, frames: int, last: bool) -> None:
         """The epoch has so many places; last: and the source is over."""
         held = self._timelines.find(self.held.claim.source_id, epoch) if self.held is not None else None

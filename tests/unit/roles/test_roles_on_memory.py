@@ -257,6 +257,30 @@ def test_the_higher_epoch_fences_the_lower(log: MemoryLog) -> None:
     assert second.claim(replace(draft, ingest_id="ingest-2")) is not None
 
 
+def test_f10_an_ingester_that_sees_a_higher_epoch_stops_its_source(log: MemoryLog) -> None:
+    clock = HandClock()
+    grey = np.zeros((48, 64, 3), np.uint8)
+
+    def pictures() -> Iterator[tuple[int, Any]]:
+        for n in range(100):
+            clock.advance(100_000_000)
+            if n == 10:
+                claim(log, "ingest-2")
+            yield 9000 * n, grey
+
+    source = ListSource("gate", [Connection(pictures())], SourceKind.LIVE, clock=clock)  # type: ignore[arg-type]
+    stream = StreamMessage("gate", "udp://127.0.0.1:5000", ("person",), mixed=True)
+    role = LogIngest(log, NAMES, source, stream, "ingest-1", IngestSettings(JpegCodec()), clock, lambda s: False)
+    role.run()
+    assert role.fenced
+    written = records(log, "frames", lambda k, v, h: decode_frame(k, v, h, 0))
+    assert 10 <= len(written) <= 10 + 6, "it looks twice a second"
+    timelines = Timelines(log, NAMES)
+    timelines.catch_up()
+    newest = timelines.register.newest("gate")
+    assert newest is not None and (newest.epoch, newest.ingest_id) == (2, "ingest-2")
+
+
 def test_of_two_claims_of_one_number_the_first_owns_it(log: MemoryLog) -> None:
     claims = [
         LogClaims(Timelines(log, NAMES), Sender(log.producer()), NAMES, f"ingest-{n}", lambda: INFO) for n in range(2)
