@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import orjson
 
-from serving.bundle import ModelBundle
+from serving.bundle import SPEC, ModelBundle
 from serving.config import Settings, load_settings
 from serving.dlpack import from_triton, to_triton
 from serving.engines import open_engine
@@ -30,6 +30,11 @@ from serving.types import Array, InferRequest, InferResponse
 
 RESULT = "result"
 Answer = InferResponse | ServingError
+
+
+def real_version_dir(shown: Path) -> Path:
+    """The version in the repository behind a folder of links (serving/triton/runtime.py), or the folder itself."""
+    return (shown / SPEC).resolve().parent
 
 
 def open_served_model(version_dir: Path, settings: Settings, target: str = "cpu") -> ServedModel:
@@ -49,7 +54,7 @@ class TritonPythonModel:
         """Open the version Triton names. Raising here makes Triton report the model as not loaded, with the text."""
         self._pb: Any = importlib.import_module("triton_python_backend_utils")
         cv2.setNumThreads(1)  # instances are the parallelism; a pool per instance would fight over the cores
-        version_dir = Path(args["model_repository"]) / args["model_version"]
+        version_dir = real_version_dir(Path(args["model_repository"]) / args["model_version"])
         target = "gpu" if args.get("model_instance_kind") == "GPU" else "cpu"
         self._model = open_served_model(version_dir, load_settings().settings, target)
 

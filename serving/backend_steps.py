@@ -24,6 +24,7 @@ from serving.backend import (
     error_response,
     open_served_model,
     parameters_of,
+    real_version_dir,
     response,
     samples_of,
     tensors_of,
@@ -64,7 +65,7 @@ class _Step:
         cv2.setNumThreads(1)
         config = json.loads(args["model_config"])["parameters"]
         name = args["model_name"].removesuffix(self.suffix)
-        self._version_dir = Path(args["model_repository"]).parent / name / args["model_version"]
+        self._version_dir = real_version_dir(Path(args["model_repository"]).parent / name / args["model_version"])
         self._target = config["target"]["string_value"]
         self._settings = load_settings().settings
         self._open()

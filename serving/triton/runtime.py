@@ -79,8 +79,11 @@ class Runtime:
         if tuning is not None:
             text = with_tuning(text, tuning)
         folder = self.repository / name
-        folder.mkdir()
-        (folder / version_dir.name).symlink_to(version_dir.resolve())
+        shown = folder / version_dir.name
+        shown.mkdir(parents=True)
+        for path in version_dir.resolve().iterdir():
+            if path.is_file():  # one link a file: bytecode is neither read from the repository nor written into it
+                (shown / path.name).symlink_to(path)
         (folder / CONFIG).write_text(text, "utf-8")
         return tuning
 

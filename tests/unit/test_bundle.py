@@ -68,6 +68,7 @@ TAMPERED = [
     (edit_the_manifest, "not the manifest that was certified"),
     (lambda folder: (folder / "engine.bin").unlink(), "engine.bin: missing or changed"),
     (lambda folder: (folder / "new.so").write_bytes(b"x"), "new.so: not part of the certified version"),
+    (lambda folder: (folder / "serving").mkdir(), "serving: not part of the certified version"),
     (lambda folder: (folder / "certificate.cpu.json").unlink(), "no certificate for target cpu"),
     (lambda folder: (folder / "certificate.cpu.json").write_text("{"), "cannot be read"),
 ]

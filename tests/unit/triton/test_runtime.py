@@ -9,6 +9,7 @@ from google.protobuf import text_format
 from triton_support import colours_model
 from tritonclient.grpc import model_config_pb2 as pb
 
+from serving.backend import real_version_dir
 from serving.errors import CertificateRefused, SpecInvalid, Unavailable
 from serving.triton.home import TritonHome
 from serving.triton.runtime import Runtime, instances_of, reap
@@ -28,9 +29,13 @@ def config_of(runtime: Runtime, name: str = "colours") -> pb.ModelConfig:
 
 def test_a_version_appears_by_link_and_the_repository_is_not_touched(runtime: Runtime, tmp_path: Path) -> None:
     version = colours_model(tmp_path / "repository")
+    (version / "__pycache__").mkdir()
+    (version / "__pycache__" / "model.cpython-311.pyc").write_bytes(b"planted")
     before = sorted((p.name, p.stat().st_mtime_ns) for p in version.parent.rglob("*"))
     assert runtime.add_model("colours", version) is None
-    assert (runtime.repository / "colours" / "1").resolve() == version.resolve()
+    shown = runtime.repository / "colours" / "1"
+    assert {p.name for p in shown.iterdir()} == {p.name for p in version.iterdir() if p.is_file()}, "no bytecode"
+    assert real_version_dir(shown) == version.resolve()
     assert config_of(runtime) == text_format.Parse((version.parent / "config.pbtxt").read_text(), pb.ModelConfig())
     assert sorted((p.name, p.stat().st_mtime_ns) for p in version.parent.rglob("*")) == before
 
