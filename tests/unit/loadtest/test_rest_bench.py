@@ -1,0 +1,54 @@
+"""The benchmark's pure parts: ratios, intervals, limits and reading a generator's report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from loadtest import overload, report
+from loadtest.rest import Case, Sample
+from loadtest.statistics import interval
+
+
+def case(rates: list[tuple[float, float]], foreign: float = 0.0) -> Case:
+    samples = []
+    for best, ours in rates:
+        samples.append(Sample("best", best, 5.0))
+        samples.append(Sample("lockstep", ours, 6.0, generator_cores=0.5, foreign_cores=foreign))
+    return Case("m", "640x480", 8, samples)
+
+
+def test_the_limit_leaves_out_the_generators_cores() -> None:
+    found = report.ratios(case([(200, 120), (100, 75), (100, 66)]), "lockstep", "best")
+    assert found.median == pytest.approx(0.88)  # 66 of 100 * (2 - 0.5) / 2 = 75
+    assert found.low <= found.median <= found.high and found.pairs == 3
+
+
+def test_pairs_with_foreign_load_are_dropped() -> None:
+    assert str(report.ratios(case([(100, 50)], foreign=0.5), "lockstep", "best")).startswith("nan")
+
+
+def test_an_interval_of_one_value_is_that_value_and_of_none_an_error() -> None:
+    assert str(interval([0.5])) == "0.50 [0.50, 0.50]"
+    with pytest.raises(ValueError, match="at least one value"):
+        interval([])
+
+
+def test_a_finished_measurement_is_never_rewritten(tmp_path: Path) -> None:
+    run = {"facts": {"date": "d"}, "rounds": 1, "seconds": 1.0, "cases": [case([(100, 50)])]}
+    written = report.write(run, tmp_path, "rest-1")
+    assert "| m 640x480 c8 | lockstep |" in written.read_text() and (tmp_path / "rest-1.png").stat().st_size > 1000
+    with pytest.raises(FileExistsError, match="never rewritten"):
+        report.write(run, tmp_path, "rest-1")
+
+
+def test_goodput_counts_200_only() -> None:
+    document = {
+        "summary": {"total": 2.0},
+        "statusCodeDistribution": {"200": 60, "429": 140},
+        "latencyPercentiles": {"p50": 0.01, "p99": 0.2},
+    }
+    found = overload.read(document, 100)
+    assert (found.goodput, found.refused_share, found.p99_ms) == (30.0, 0.7, 200.0)
+    assert "| 2x" in overload.table([(1.0, [found]), (2.0, [found])])
