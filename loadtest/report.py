@@ -50,8 +50,8 @@ def _row(case: Case, arm: str) -> str:
     }
     many = case.clients > 1
     served = arm not in ("best", "plain")
-    of_best = str(ratios(case, arm, "best")) if many and served else ""
-    of_plain = str(ratios(case, arm, "plain")) if many and served else ""
+    of_best = str(ratios(case, arm, "best")) if many and served and case.of("best") else ""
+    of_plain = str(ratios(case, arm, "plain")) if many and served and case.of("plain") else ""
     ours = str(ratios(case, "lockstep", arm)) if many and arm in PEERS else ""
     rss = f"{case.rss_mib[arm]:.0f}" if arm in case.rss_mib else ""
     refused = sum(s.refused + s.broken for s in samples)

@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command()(doctor)
     app.command("config")(show_config)
     bench_app.command("rest")(bench_rest)
+    bench_app.command("overload")(bench_overload)
     app.add_typer(bench_app, name="bench")
 
 
@@ -97,3 +98,16 @@ def bench_rest(
     )  # fmt: skip
     print(report.table(run))
     print(report.write(run, output, time.strftime("rest-%Y%m%d-%H%M", time.gmtime())))
+
+
+def bench_overload(
+    url: Annotated[str, typer.Argument(help="a running gateway's infer route, http://.../v1/models/NAME/infer")],
+    picture: Annotated[Path, typer.Argument(help="the JPEG that is sent")],
+    peak: Annotated[float, typer.Option(min=1.0, help="requests a second it is thought to reach")],
+    rounds: Annotated[int, typer.Option(min=1)] = 5,
+    seconds: Annotated[float, typer.Option(min=1.0)] = 5.0,
+) -> None:
+    """Open loop at 1x, 2x and 5x of the peak rate: goodput kept, and how quickly the rest is refused (needs oha)."""
+    from loadtest import overload
+
+    print(overload.table(overload.run(url, picture, peak, rounds, seconds, say)))
