@@ -49,7 +49,7 @@ def best_loop(workload: Workload) -> Loop:
     request = compiled.create_infer_request()
 
     def run(batch: Sequence[bytes]) -> list[Answer]:
-        pixels = [fit(_decode(data, workload.preprocess), workload.preprocess, _spec_resize) for data in batch]
+        pixels = [fit(_decode(data, workload.preprocess), workload.preprocess, spec_resize) for data in batch]
         request.infer({workload.input_name: np.stack([workload.normalise(p) for p in pixels])})
         outputs = [request.get_output_tensor(i).data for i in range(len(compiled.outputs))]
         return [decide(workload, [o[i] for o in outputs]) for i in range(len(batch))]
@@ -91,7 +91,7 @@ def _cv2_resize(rgb: Pixels, width: int, height: int, kernel: str) -> Pixels:
     return np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-def _spec_resize(rgb: Pixels, width: int, height: int, kernel: str) -> Pixels:
+def spec_resize(rgb: Pixels, width: int, height: int, kernel: str) -> Pixels:
     if kernel == "pil_bilinear":
         return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR))
     if kernel == "tf1_bilinear":

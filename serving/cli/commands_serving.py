@@ -16,6 +16,7 @@ Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout"
 Config = Annotated[Path | None, typer.Option("--config", help="settings file (YAML)")]
 Repository = Annotated[Path | None, typer.Option("--repository", help="model repository")]
 bench_app = typer.Typer(help="benchmarks against the bare loop and peers", add_completion=False, no_args_is_help=True)
+PEDESTRIANS = Path(__file__).parents[2] / "models" / "samples" / "pedestrians.mp4"
 
 
 def register(app: typer.Typer) -> None:
@@ -24,6 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command()(doctor)
     app.command("config")(show_config)
     bench_app.command("rest")(bench_rest)
+    bench_app.command("stream")(bench_stream)
     bench_app.command("overload")(bench_overload)
     app.add_typer(bench_app, name="bench")
 
@@ -111,3 +113,21 @@ def bench_overload(
     from loadtest import overload
 
     print(overload.table(overload.run(url, picture, peak, rounds, seconds, say)))
+
+
+def bench_stream(
+    model: Annotated[str, typer.Option("--model", "-m", help="a published detector")] = "person_ssdlite",
+    rounds: Annotated[int, typer.Option(min=1, help="rounds; 10 or more for a figure to quote")] = 5,
+    seconds: Annotated[float, typer.Option(min=0.5, help="length of one arm's block")] = 3.5,
+    streams: Annotated[int, typer.Option(min=1, max=64, help="copies of the clip in one run")] = 4,
+    sample: Annotated[Path, typer.Option(help="short clip to make the sources from")] = PEDESTRIANS,
+    output: Annotated[Path, typer.Option(help="folder of the report")] = Path("docs/measurements"),
+    repository: Repository = None, config: Config = None,
+) -> None:  # fmt: skip
+    """`lockstep run` over several streams against the bare loop's stage costs, interleaved; the core; the tracker."""
+    from loadtest import stream, stream_report
+
+    settings = settings_from(config, repository=repository)
+    run = stream.run(stream.Job(settings.repository.resolve(), model, sample, streams, rounds, seconds), say)
+    print(stream_report.table(run))
+    print(stream_report.write(run, output, time.strftime("stream-%Y%m%d-%H%M", time.gmtime())))
