@@ -13,7 +13,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from converters.arrays import Sample, batches
-from serving.engines.onnxruntime import session_options
+from serving.engines.onnxruntime import FAILURES, session_options
 from serving.errors import PrecisionFailed
 from serving.types import Array
 
@@ -22,7 +22,7 @@ _PREFIX = "lockstep.max/"
 
 
 def largest_activations(
-    model: Any, float_tensors: Sequence[str], samples: Sequence[Sample], batch: int = 4, threads: int = 2
+    model: Any, float_tensors: Sequence[str], samples: Sequence[Sample], batch: int, threads: int = 2
 ) -> dict[str, float]:
     """Tensor name -> largest finite |value| over the samples; infinite values (masks) are left out of the maximum.
 
@@ -44,7 +44,7 @@ def largest_activations(
         for group in batches(samples, batch):
             values = session.run(outputs, {name: group[name] for name in wanted})
             found = np.fmax(found, np.array(values, np.float64))
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (*FAILURES, KeyError) as error:
         text = " ".join(str(error).split())[:300]
         raise PrecisionFailed(f"the activations cannot be measured on the samples: {text}") from error
     return dict(zip(float_tensors, found.tolist(), strict=True))

@@ -18,7 +18,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from converters.half_plan import typed
-from serving.engines.onnxruntime import session_options
+from serving.engines.onnxruntime import FAILURES, session_options
 from serving.errors import PrecisionFailed
 from serving.types import Array
 
@@ -30,7 +30,7 @@ def run_fp16_emulated(path: Path, inputs: Mapping[str, Array], threads: int = 2)
         session = _session(str(path), facts.st_mtime_ns, facts.st_size, threads)
         names = [value.name for value in session.get_outputs()]
         return dict(zip(names, session.run(names, dict(inputs)), strict=True))
-    except (RuntimeError, ValueError) as error:
+    except FAILURES as error:
         text = " ".join(str(error).split())[:300]
         raise PrecisionFailed(f"{path.name}: the half-precision graph does not run: {text}") from error
 

@@ -57,6 +57,11 @@ class ChildJob:
     seed: int = 0
     cache: Path | None = None
 
+    @property
+    def reference_batch(self) -> int:
+        """Samples the checkpoint answers at once: a network whose batch is fixed to 1 takes no more."""
+        return min(self.batch, self.spec.batch.max)
+
     def to_json(self) -> str:
         """The job as JSON text."""
         value: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}

@@ -65,7 +65,7 @@ def checked_onnx(raw: Path, target: Path, spec: ModelSpec) -> OnnxReport:
     modules = modules_by_tensor(model)
     simplified = _simplified(model, notes)
     keep_modules(simplified, modules)
-    _free_batch(simplified, spec)
+    free_batch(simplified, spec)
     _full_check(simplified, raw.name)
     left = _batchnorm_left(simplified)
     _write(simplified, target)
@@ -133,8 +133,11 @@ def _simplified(model: Any, notes: list[str]) -> Any:
     return simplified
 
 
-def _free_batch(model: Any, spec: ModelSpec) -> None:
-    """The first axis of every input and output is `batch`; a fixed one is refused unless the spec's batch is 1."""
+def free_batch(model: Any, spec: ModelSpec) -> None:
+    """Call the first axis of every input and output `batch`.
+
+    Raises ConversionError for a fixed one, unless the spec's batch is 1.
+    """
     if spec.batch.max == 1:
         return
     for word, values in (("input", graph_inputs(model)), ("output", model.graph.output)):

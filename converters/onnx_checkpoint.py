@@ -13,6 +13,7 @@ from onnx import TensorProto, numpy_helper
 from converters.arrays import batches, save_samples, split
 from converters.digest import sha256_of
 from converters.job import RAW_ONNX, REFERENCE, ChildJob, ChildReport, Limits, LoadReport
+from converters.onnx_checked import free_batch
 from converters.onnx_safety import load_checked
 from converters.signature import network_inputs
 from serving.errors import CheckpointRefused, EngineFailed, NotFrozen, SpecInvalid
@@ -39,6 +40,7 @@ def pass_through(
     _refuse_bad_numbers(model)
     _refuse_training(model)
     _require_names(job, model)
+    free_batch(model, job.spec)
     onnx.save(model, job.folder / RAW_ONNX)
     if samples:
         save_samples(job.folder / REFERENCE, _reference(job, limits, samples, progress))
@@ -63,7 +65,7 @@ def _reference(
     results: list[dict[str, Array]] = []
     try:
         engine = load(job.folder / RAW_ONNX, threads=limits.threads)
-        for group in batches(samples, job.batch):
+        for group in batches(samples, job.reference_batch):
             results.extend(split(engine.run(group)))
             progress(f"reference outputs {len(results)}/{len(samples)}")
     except EngineFailed as error:

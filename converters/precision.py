@@ -26,6 +26,7 @@ from serving.spec import ModelSpec
 from serving.types import Array
 
 __all__ = ["Kept", "PrecisionReport", "half_precision", "run_fp16_emulated"]
+_BATCH = 4
 HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Einsum", "Attention")
 
 
@@ -60,7 +61,8 @@ def half_precision(source: Path, target: Path, samples: Sequence[Sample], spec: 
     made = [name for node in model.graph.node for name in node.output if name]
     inputs = [value.name for value in model.graph.input if value.name not in weights]
     floats = float_tensors(model)
-    measured = largest_activations(model, [name for name in (*inputs, *made) if name in floats], samples)
+    probed = [name for name in (*inputs, *made) if name in floats]
+    measured = largest_activations(model, probed, samples, batch=min(_BATCH, spec.batch.max))
     decided = plan(model, measured, largest_weights(weights), spec.keep_fp32)
     _refuse_nothing(model, decided, spec)
     _refuse_unknown_names(model, spec)

@@ -41,7 +41,7 @@ def do(job: ChildJob, limits: Limits, isolation: Mapping[str, str], progress: Pr
         opened.module, opened.program, job.spec, example_batch(job, inputs), job.folder / RAW_ONNX
     )
     if inputs:
-        outputs = eager.eager_outputs(opened.module, job.spec, inputs, job.batch, progress)
+        outputs = eager.eager_outputs(opened.module, job.spec, inputs, job.reference_batch, progress)
         save_samples(job.folder / REFERENCE, outputs)
     return ChildReport(
         load=opened.report,

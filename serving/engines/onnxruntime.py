@@ -28,7 +28,7 @@ _DATATYPES = {
     "tensor(uint8)": "UINT8",
     "tensor(bool)": "BOOL",
 }
-_FAILURES: tuple[type[BaseException], ...] = (
+FAILURES: tuple[type[BaseException], ...] = (
     RuntimeError,
     ValueError,
     *(kind for kind in vars(_state).values() if isinstance(kind, type) and issubclass(kind, Exception)),
@@ -43,7 +43,7 @@ def load(path: Path, *, threads: int = 1, precision: str | None = None) -> OnnxR
         raise EngineFailed(f"onnxruntime: {path} does not exist")
     try:
         session = ort.InferenceSession(str(path), session_options(threads), providers=["CPUExecutionProvider"])
-    except _FAILURES as error:
+    except FAILURES as error:
         raise EngineFailed(f"onnxruntime: {path.name} cannot be loaded: {_one_line(error)}") from error
     return OnnxRuntimeEngine(session, threads)
 
@@ -89,7 +89,7 @@ class OnnxRuntimeEngine:
         names = [spec.name for spec in self._info.outputs]
         try:
             values = self._session.run(names, {k: np.ascontiguousarray(v) for k, v in inputs.items()})
-        except _FAILURES as error:
+        except FAILURES as error:
             raise EngineFailed(f"onnxruntime: the run failed: {_one_line(error)}") from error
         return dict(zip(names, values, strict=True))
 

@@ -113,6 +113,18 @@ def test_what_is_wrong_is_named(
         run(change)
 
 
+def _fixed_batch(model: onnx.ModelProto) -> None:
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+
+
+def test_a_fixed_batch_is_told_as_such_and_served_one_by_one(run: Callable[..., ChildJob]) -> None:
+    with pytest.raises(ConversionError, match="images: its batch axis is fixed to 1") as caught:
+        run(_fixed_batch)
+    assert "batch: {max: 1}" in (caught.value.hint or "")
+    run(_fixed_batch, batch={"max": 1})
+
+
 def test_samples_of_another_size_are_refused(run: Callable[..., ChildJob]) -> None:
     with pytest.raises(CheckpointRefused, match="expected shape"):
         run(side=9)

@@ -64,6 +64,18 @@ def test_halves_inside_fp32_at_the_edges_and_a_smaller_file(convolution: Path, t
     assert report.samples == 3
 
 
+def test_a_graph_fixed_to_one_sample_is_measured_one_by_one_where_the_spec_says_so(
+    convolution: Path, tmp_path: Path
+) -> None:
+    model = onnx.load(convolution)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, convolution)
+    assert half_precision(convolution, tmp_path / "half.onnx", SAMPLES, tiny_spec(batch={"max": 1})).samples == 3
+    with pytest.raises(PrecisionFailed, match="cannot be measured on the samples"):
+        half_precision(convolution, tmp_path / "half.onnx", SAMPLES, tiny_spec())
+
+
 def test_the_answer_is_near_the_fp32_one_and_rounded(convolution: Path, tmp_path: Path) -> None:
     half_precision(convolution, tmp_path / "half.onnx", SAMPLES, tiny_spec())
     expected = load(convolution).run({"images": BATCH})["logits"]
