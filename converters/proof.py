@@ -30,7 +30,7 @@ from serving.errors import BuildFailed, EngineFailed, LockstepError, OperatorUns
 from serving.ports import Engine
 from serving.preprocess.fast import prepare_fast
 from serving.spec import EngineName, ModelSpec
-from serving.tasks.base import parse_parameters
+from serving.tasks.base import CountsClasses, parse_parameters
 from serving.types import EngineInfo, TensorSpec
 
 ON_CPU = ("openvino", "onnxruntime")
@@ -228,9 +228,14 @@ def fast_row(sources: Sources, computed: Computed, folder: Path, proof: Proof) -
 def fact_rows(sources: Sources, computed: Computed) -> list[StageRow]:
     """labels, constants."""
     return [
-        labels_row(sources.labels, computed.report.source_labels),
+        labels_row(sources.labels, computed.report.source_labels, _classes(sources, computed)),
         constants_row(computed.report.constants, options_in_effect(sources)),
     ]
+
+
+def _classes(sources: Sources, computed: Computed) -> int | None:
+    task = sources.task
+    return task.count_classes(computed.reference.outputs[0], sources.spec) if isinstance(task, CountsClasses) else None
 
 
 def options_in_effect(sources: Sources) -> dict[str, Any]:

@@ -36,7 +36,7 @@ NEXT_STEPS: Mapping[str, str] = {
     "engine_onnxruntime": "Convert again; if it stays, compare `onnx_fp32`: both run the same graph.",
     "engine_tensorrt_rtx": "Read the build's message: an operator that the library lacks, or a graph that is not in "
     "half precision. `engines:` of the spec says which engines are built.",
-    "labels": "Put the labels in the order of the source package.",
+    "labels": "One label a class of the network, in the order of training (and of the source package).",
     "constants": "Set the task's `options` to the values of the source package.",
     "server": "The served model answers something else than the same artifact in this process: look at the backend.",
     "gateway": "The gateway changed an answer on its way: compare with the row `server`.",

@@ -45,10 +45,17 @@ def _allowed(kind: str, key: str, spec: ModelSpec) -> bool:
     return all(any(fnmatchcase(key, pattern) for pattern in patterns) for patterns in lists)
 
 
-def labels_row(labels: Sequence[str], source: Sequence[str] | None) -> StageRow:
-    """Our labels against the source package's own list, in order."""
-    compared = "labels against those of the source package"
-    figures = {"labels": len(labels), "sha256": digest(list(labels))}
+def labels_row(labels: Sequence[str], source: Sequence[str] | None, classes: int | None = None) -> StageRow:
+    """Our labels against the network's number of classes and the source package's own list, in order.
+
+    `classes` is None where the task cannot tell; a spec without labels is not counted.
+    """
+    compared = "labels against the network's classes and those of the source package"
+    figures: dict[str, Any] = {"labels": len(labels), "sha256": digest(list(labels))}
+    if classes is not None:
+        figures["classes"] = classes
+        if labels and len(labels) != classes:
+            return failed("labels", compared, f"{len(labels)} labels, the network gives {classes} classes", **figures)
     if source is None:
         return not_run("labels", compared, NO_SOURCE, **figures)
     figures["source_sha256"] = digest(list(source))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ValidationError
 
@@ -104,6 +104,15 @@ class Task(Protocol):
 
     def score(self, metric: str, results: Sequence[TaskResult], labels: Sequence[str], spec: ModelSpec) -> float:
         """The named metric of results against ground-truth labels; SpecInvalid for an unknown metric."""
+        ...
+
+
+@runtime_checkable
+class CountsClasses(Protocol):
+    """A task whose network's outputs tell the number of classes: the certificate then counts the labels."""
+
+    def count_classes(self, raw: Mapping[str, Array], spec: ModelSpec) -> int:
+        """Classes in one sample's network outputs (no batch axis)."""
         ...
 
 

@@ -55,6 +55,10 @@ class ClassificationTask:
         order = order[scores[order] >= float(parameters.get("score_threshold") or 0.0)]
         return Classification(order.astype(np.int64), scores[order])
 
+    def count_classes(self, raw: Mapping[str, Array], spec: ModelSpec) -> int:
+        """The length of the scores."""
+        return int(np.shape(next(iter(raw.values())))[-1])
+
     def to_document(self, result: TaskResult, labels: Sequence[str]) -> dict[str, Any]:
         """`classes: [{class_id, label, score}]`, best first."""
         assert isinstance(result, Classification)

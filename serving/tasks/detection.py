@@ -97,6 +97,11 @@ class DetectionTask:
             runner_up=runner_up[solid],
         )
 
+    def count_classes(self, raw: Mapping[str, Array], spec: ModelSpec) -> int:
+        """Columns of the scores, without the background's."""
+        options = parse_options(DetectionOptions, spec)
+        return int(_boxes_and_scores(raw, spec, options)[1].shape[1]) - options.background_class
+
     def to_document(self, result: TaskResult, labels: Sequence[str]) -> dict[str, Any]:
         """`detections: [{xyxy, confidence, class_id, label, track_id?, origin}]`, best first."""
         assert isinstance(result, Detections)
@@ -185,11 +190,34 @@ def read_boxes(
     return boxes.astype(np.float32), confidence.astype(np.float32), class_id
 
 
+_LAYOUTS = {
+    "boxes_scores": "two outputs, boxes [n, 4] and scores [n, classes]",
+    "yolov5": "one output [n, 5 + classes]",
+    "yolov8": "one output [4 + classes, n]",
+}
+
+
+def _is_layout(arrays: Sequence[Array], decode: str) -> bool:
+    """Whether one sample's outputs have the layout's number and shape."""
+    if decode == "boxes_scores":
+        return len(arrays) == 2 and arrays[0].size % 4 == 0 and arrays[1].size % max(1, arrays[0].size // 4) == 0
+    if len(arrays) != 1 or arrays[0].ndim != 2:
+        return False
+    return arrays[0].shape[1] > 5 if decode == "yolov5" else arrays[0].shape[0] > 4
+
+
 def _boxes_and_scores(raw: Mapping[str, Array], spec: ModelSpec, options: DetectionOptions) -> tuple[Array, Array]:
-    names = spec.outputs or tuple(raw)
-    first = np.asarray(raw[names[0]])
+    arrays = [np.asarray(raw[name]) for name in spec.outputs or tuple(raw)]
+    if not _is_layout(arrays, options.decode):
+        found = ", ".join(f"{name} {list(np.shape(value))}" for name, value in raw.items())
+        raise SpecInvalid(
+            f"{spec.name}: options.decode {options.decode} reads {_LAYOUTS[options.decode]}; the network gives {found}",
+            hint="set options.decode to the network's layout, or task: raw for another one",
+        )
+    first = arrays[0]
     if options.decode == "boxes_scores":
-        return first.reshape(-1, 4), np.asarray(raw[names[1]]).reshape(first.reshape(-1, 4).shape[0], -1)
+        boxes = first.reshape(-1, 4)
+        return boxes, arrays[1].reshape(len(boxes), -1)
     if options.decode == "yolov8":
         first = first.T
         return first[:, :4], first[:, 4:]

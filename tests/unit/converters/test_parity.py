@@ -266,6 +266,13 @@ def test_swapped_class_names_are_named() -> None:
     assert labels_row(["a"], None).reason == "no source"
 
 
+def test_labels_are_as_many_as_the_network_has_classes() -> None:
+    row = labels_row(["a", "b"], None, classes=3)
+    assert (row.status, row.reason) == ("failed", "2 labels, the network gives 3 classes")
+    assert labels_row(["a", "b"], ["a", "b"], classes=2).status == "passed"
+    assert labels_row([], None, classes=3).status == "not_run", "a spec may leave the names out"
+
+
 def test_constants_are_compared_by_value() -> None:
     options = {"nms_iou": 0.45, "max_detections": 100}
     assert constants_row({"nms_iou": 0.45}, options).status == "passed"

@@ -10,7 +10,7 @@ import pytest
 from serving.errors import ParameterInvalid, SpecInvalid
 from serving.spec import ModelSpec
 from serving.tasks import task_named, task_names
-from serving.tasks.base import parse_parameters
+from serving.tasks.base import CountsClasses, parse_parameters
 from serving.types import Classification, Detections, Embedding, ImageSize, ImageTransform, RawTensors
 
 SAME = ImageTransform(ImageSize(100, 100), ImageSize(100, 100), (1.0, 1.0))
@@ -150,6 +150,42 @@ class TestDetection:
             self.task.check(spec("detection", outputs=["boxes"]))
         with pytest.raises(SpecInvalid, match=r"options.nms_iuo: .*known options: decode"):
             self.task.check(spec("detection", options={"nms_iuo": 0.4}))
+
+
+@pytest.mark.parametrize(
+    ("decode", "shapes"),
+    [
+        ("boxes_scores", [(7, 20)]),
+        ("boxes_scores", [(20, 4), (21, 3)]),
+        ("yolov5", [(20, 4), (20, 3)]),
+        ("yolov5", [(20, 5)]),
+        ("yolov8", [(3, 20)]),
+        ("yolov8", [(7, 4, 5)]),
+    ],
+)
+def test_outputs_of_another_layout_are_refused_with_their_shapes(decode: str, shapes: list[tuple[int, ...]]) -> None:
+    raw = {f"output_{i}": np.zeros(shape, np.float32) for i, shape in enumerate(shapes)}
+    model = spec("detection", options={"decode": decode})
+    with pytest.raises(SpecInvalid, match=rf"decode {decode} reads .*; the network gives output_0 \["):
+        task_named("detection").postprocess(raw, SAME, model, {})
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "shapes"),
+    [
+        ("classification", {}, [(3,)]),
+        ("detection", {"decode": "yolov8"}, [(7, 20)]),
+        ("detection", {"decode": "yolov5"}, [(20, 8)]),
+        ("detection", {"decode": "boxes_scores", "background_class": True}, [(20, 4), (20, 4)]),
+    ],
+)
+def test_classes_are_counted_in_the_networks_outputs(
+    task: str, options: dict[str, Any], shapes: list[tuple[int, ...]]
+) -> None:
+    found = task_named(task)
+    assert isinstance(found, CountsClasses)
+    raw = {f"output_{i}": np.zeros(shape, np.float32) for i, shape in enumerate(shapes)}
+    assert found.count_classes(raw, spec(task, options=options)) == 3
 
 
 def test_embedding_normalises_and_compares_by_cosine() -> None:
