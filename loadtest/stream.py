@@ -172,7 +172,9 @@ class Job:
         """The newest version."""
         versions = [p for p in (self.repository / self.model).glob("*") if p.name.isdigit()]
         if not versions:
-            raise RuntimeError(f"{self.model} has no published version in {self.repository}: lockstep models lists what is there")
+            raise RuntimeError(
+                f"{self.model} has no published version in {self.repository}: lockstep models lists what is there"
+            )
         return Workload.read(max(versions, key=lambda p: int(p.name)))
 
 

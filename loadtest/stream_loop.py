@@ -57,7 +57,12 @@ class Detector:
     """A published detector: RGB picture -> boxes in its pixels, confidences, class ids."""
 
     def __init__(self, workload: Workload) -> None:
-        hint = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": workload.precision}
+        hint = {
+            "INFERENCE_NUM_THREADS": 1,
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": workload.precision,
+            "ENABLE_CPU_PINNING": False,  # each process would pin itself to the same core
+        }
         self._compiled = openvino.Core().compile_model(str(workload.openvino), "CPU", hint)
         self._request = self._compiled.create_infer_request()
         self._workload = workload
