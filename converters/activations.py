@@ -17,6 +17,7 @@ from serving.engines.onnxruntime import FAILURES, session_options
 from serving.errors import PrecisionFailed
 from serving.types import Array
 
+_UNMEASURED: tuple[type[BaseException], ...] = (*FAILURES, KeyError)
 _SMALL_BIAS = 1e-3
 _PREFIX = "lockstep.max/"
 
@@ -44,7 +45,7 @@ def largest_activations(
         for group in batches(samples, batch):
             values = session.run(outputs, {name: group[name] for name in wanted})
             found = np.fmax(found, np.array(values, np.float64))
-    except (*FAILURES, KeyError) as error:
+    except _UNMEASURED as error:
         text = " ".join(str(error).split())[:300]
         raise PrecisionFailed(f"the activations cannot be measured on the samples: {text}") from error
     return dict(zip(float_tensors, found.tolist(), strict=True))

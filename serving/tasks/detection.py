@@ -200,10 +200,12 @@ _LAYOUTS = {
 def _is_layout(arrays: Sequence[Array], decode: str) -> bool:
     """Whether one sample's outputs have the layout's number and shape."""
     if decode == "boxes_scores":
-        return len(arrays) == 2 and arrays[0].size % 4 == 0 and arrays[1].size % max(1, arrays[0].size // 4) == 0
+        sizes = [int(array.size) for array in arrays]
+        return len(sizes) == 2 and not sizes[0] % 4 and not sizes[1] % max(1, sizes[0] // 4)
     if len(arrays) != 1 or arrays[0].ndim != 2:
         return False
-    return arrays[0].shape[1] > 5 if decode == "yolov5" else arrays[0].shape[0] > 4
+    rows, columns = (int(side) for side in arrays[0].shape)
+    return columns > 5 if decode == "yolov5" else rows > 4
 
 
 def _boxes_and_scores(raw: Mapping[str, Array], spec: ModelSpec, options: DetectionOptions) -> tuple[Array, Array]:
