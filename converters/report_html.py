@@ -6,7 +6,7 @@ Worst samples are shown as pictures with both answers. What comes from files (na
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,13 +47,18 @@ NEXT_STEPS: Mapping[str, str] = {
 GENERAL = "Read the reason, repair its cause and convert again."
 
 
+def next_steps(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(stage, what helps) for each failed row of a certificate document, in their order."""
+    return [(row["stage"], NEXT_STEPS.get(row["stage"], GENERAL)) for row in rows if row["status"] == "failed"]
+
+
 def render(document: Mapping[str, Any], certificate_id: str, pictures: Mapping[str, bytes]) -> bytes:
     """The page. `pictures` are the samples' own bytes by file name; missing ones are shown by name only."""
     rows = [
         {**row, "worst": [_worst(w, pictures, row["gate"].get("threshold", 0.0)) for w in row["worst"]]}
         for row in document["rows"]
     ]
-    steps = [(r["stage"], NEXT_STEPS.get(r["stage"], GENERAL)) for r in rows if r["status"] == "failed"]
+    steps = next_steps(rows)
     text = _template().render(
         c=document, id=certificate_id, rows=rows, shown=[r for r in rows if _worth_showing(r)], steps=steps
     )

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -34,8 +35,22 @@ def serve(settings: Settings, models: Sequence[str]) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+    require_free_port(settings.host, settings.port)
     with _triton(settings, models) as triton_url, _gateway(settings, models, triton_url) as gateway:
         return _wait(gateway)
+
+
+def require_free_port(host: str, port: int) -> None:
+    """Raise Unavailable where another program listens already: before models are loaded, not after."""
+    if not port:
+        return
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise Unavailable(
+            f"{host}:{port} cannot be listened on: {error.strerror or error}", hint="choose another --port; 0 is any"
+        ) from error
 
 
 @contextlib.contextmanager

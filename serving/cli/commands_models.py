@@ -82,6 +82,10 @@ def _print_certificate(certificate: dict[str, Any], version_dir: Path, json: boo
         ]
         print_table(f"{certificate['model']} {certificate['version']}: {certificate['verdict']}", rows)
         print(f"{version_dir}\n{certificate['statement']}")
+        from converters.report_html import next_steps
+
+        # Later rows fail of the same cause: the first one's advice is what to do.
+        print("".join(f"what to do: {step}\n" for _, step in next_steps(certificate["rows"])[:1]), end="")
     if certificate["verdict"] != "passed":
         raise typer.Exit(1)
 

@@ -25,7 +25,7 @@ from converters.certificate import (
     what_blocks,
 )
 from converters.parity import SampleVerdict, StageRow, failed, not_run
-from converters.report_html import render
+from converters.report_html import next_steps, render
 
 GOOD = (
     StageRow("load", "passed", "keys"),
@@ -128,3 +128,10 @@ def test_the_page_shows_both_answers_the_picture_and_what_to_do() -> None:
 def test_the_page_of_a_passed_certificate_has_no_steps() -> None:
     page = render(certificate(_subject(), GOOD), "0123456789ab", {}).decode()
     assert "What to do" not in page and "no streams in this version" in page
+
+
+def test_what_to_do_follows_the_failed_rows_in_order() -> None:
+    rows = [{"stage": "load", "status": "passed"}, {"stage": "onnx_fp16", "status": "failed"}]
+    rows.append({"stage": "labels", "status": "failed"})
+    (first, advice), (second, _) = next_steps(rows)
+    assert (first, second) == ("onnx_fp16", "labels") and "keep_fp32" in advice
