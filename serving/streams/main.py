@@ -100,6 +100,7 @@ class RunOptions:
             ("SOURCE", bool(self.sources), "at least one source"),
             ("--model", bool(self.models), "at least one model"),
             ("--track", self.track in ("", *TRACKERS), f"one of {', '.join(TRACKERS)}"),
+            ("--output", _is_output(self.output), "NAME.mp4, or a folder (or an .m3u8 in one) for HLS"),
             ("--every", self.every >= 1, "1 or more"),
             ("--draw-threshold", 0 <= self.draw_threshold <= 1, "0 to 1"),
             ("--delay-ms", 0 <= self.delay_ms <= 60_000, "0 to 60000"),
@@ -109,6 +110,10 @@ class RunOptions:
         for name, good, expected in checks:
             if not good:
                 raise ParameterInvalid(f"{name}: expected {expected}")
+
+
+def _is_output(path: Path | None) -> bool:
+    return path is None or path.suffix.lower() in (".mp4", ".m3u8", "") or path.is_dir()
 
 
 def run_streams(options: RunOptions, open_model: OpenModel, on_progress: OnProgress | None = None) -> RunSummary:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -134,8 +134,7 @@ class EmbeddedTriton:
         wanted = self._models or tuple(good)
         for name in wanted:
             if name not in good:
-                reason = bad.get(name) or CertificateRefused(f"{self._repository}: there is no model {name}")
-                raise reason
+                raise bad.get(name) or _unknown(self._repository, name, good)
         if not wanted:
             raise CertificateRefused(f"{self._repository}: no certified model", hint="run `lockstep convert` first")
         for name, error in bad.items():
@@ -166,11 +165,19 @@ class EmbeddedTriton:
 
 
 def newest_certified(repository: Path, model: str, target: str = "cpu") -> ModelBundle:
-    """The version of a model that would be served. Raises CertificateRefused with the reason why there is none."""
+    """The version of a model that would be served. Raises CertificateRefused with the reason, NotFound for a name
+    that the repository does not hold."""
     good, bad = catalogue(repository, target)
     if model not in good:
-        raise bad.get(model) or CertificateRefused(f"{repository}: there is no model {model}")
+        raise bad.get(model) or _unknown(repository, model, good)
     return good[model]
+
+
+def _unknown(repository: Path, model: str, good: Iterable[str]) -> NotFound:
+    return NotFound(
+        f"{repository}: there is no model {model}; there are: {', '.join(good) or 'none'}",
+        hint="`lockstep convert` publishes one",
+    )
 
 
 def memory_of(versions: Mapping[str, Path], runtime: Runtime, target: str = "cpu") -> list[ModelMemory]:

@@ -58,7 +58,7 @@ def test_a_named_model_without_its_certificate_is_refused_before_anything_starts
     tampered(colours_model(tmp_path / "repository"))
     with pytest.raises(CertificateRefused, match="changed since"):
         EmbeddedTriton(tmp_path / "repository", ("colours",), settings_for(tmp_path)).start()
-    with pytest.raises(CertificateRefused, match="no model nobody"):
+    with pytest.raises(NotFound, match="no model nobody; there are: "):
         EmbeddedTriton(tmp_path / "repository", ("nobody",), settings_for(tmp_path)).start()
     with pytest.raises(CertificateRefused, match="lockstep convert"):
         EmbeddedTriton(tmp_path / "empty", (), settings_for(tmp_path)).start()

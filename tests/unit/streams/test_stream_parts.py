@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,6 +95,7 @@ def test_names_of_sources() -> None:
         {"models": ()},
         {"track": "deepsort"},
         {"every": 0},
+        {"output": Path("mixed.avi")},
         {"draw_threshold": 2.0},
         {"timeout_s": 0.0},
         {"transport": "png"},
