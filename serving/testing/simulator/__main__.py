@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 from serving.testing.simulator import Tally, run_seeds
 
@@ -19,7 +20,8 @@ def play(seeds: int, jobs: int) -> Tally:
         for chunk in chunks:
             tally.add(run_seeds(chunk))
         return tally
-    with ProcessPoolExecutor(jobs) as pool:
+    # Spawned, not forked: a caller with threads of its own would hand over locks that nobody opens again.
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         for part in pool.map(run_seeds, chunks):
             tally.add(part)
     return tally
