@@ -32,7 +32,9 @@ test-long: setup system ## conversion matrix and long properties
 test-faults: setup system ## kills and stalls of real processes
 	@$(PYTEST) -m faults
 
-bench: setup system ## the REST benchmark, written once under docs/measurements/
+bench: setup system ## the REST benchmark, written once under docs/measurements/ (make demo first)
+	@.venv/bin/lockstep tune mobilenet_v2
+	@.venv/bin/lockstep tune person_ssdlite
 	@.venv/bin/lockstep bench rest
 
 clean: ## remove what was made, keep what was fetched

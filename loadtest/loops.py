@@ -45,6 +45,7 @@ def best_loop(workload: Workload) -> Loop:
     """simplejpeg, the spec's own resize, OpenVINO with the certified precision, one thread, the whole batch at once."""
     cv2.setNumThreads(1)
     hint = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": workload.precision}
+    hint["ENABLE_CPU_PINNING"] = False  # two such processes would pin themselves to the same core
     compiled = openvino.Core().compile_model(str(workload.openvino), "CPU", hint)
     request = compiled.create_infer_request()
 
