@@ -16,6 +16,7 @@ import pickle
 import subprocess
 import sys
 import tarfile
+import threading
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -134,12 +135,17 @@ def _job(path: Path, folder: Path, format_: str = "state_dict") -> ChildJob:
 
 @pytest.fixture
 def connections() -> Callable[[], list[Any]]:
-    """Connections that this process tried since."""
+    """Connections that this thread tried since: others, such as the watch of a server under test, have their own."""
     tried: list[Any] = []
     active = [True]
+    here = threading.get_ident()
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if active[0] and event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
+        if (
+            active[0]
+            and threading.get_ident() == here
+            and event in ("socket.connect", "socket.getaddrinfo", "socket.sendto")
+        ):
             tried.append(arguments)
 
     sys.addaudithook(hook)
