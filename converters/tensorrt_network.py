@@ -10,21 +10,12 @@ from onnx import TensorProto
 
 from converters.modules import described, module_of
 from converters.onnx_safety import load_checked
-from serving.engines.layers import LayerDtype
+from serving.engines.layers import TENSORRT_DATATYPES, LayerDtype
 from serving.errors import BuildFailed, ConversionError, OperatorUnsupported
 from serving.types import TensorSpec
 
 _HEAVY = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "EINSUM", "ATTENTION_INPUT")
 _WORDS = {"FLOAT": "f32", "HALF": "f16", "BF16": "bf16", "INT64": "i64", "INT32": "i32", "INT8": "i8", "BOOL": "bool"}
-_DATATYPES = {
-    "FLOAT": "FP32",
-    "HALF": "FP16",
-    "INT64": "INT64",
-    "INT32": "INT32",
-    "INT8": "INT8",
-    "UINT8": "UINT8",
-    "BOOL": "BOOL",
-}
 
 
 @dataclass(slots=True)
@@ -159,9 +150,9 @@ def _layers(network: Any) -> list[LayerDtype]:
 
 def _tensor(tensor: Any) -> TensorSpec:
     kind = tensor.dtype.name
-    if kind not in _DATATYPES:
+    if kind not in TENSORRT_DATATYPES:
         raise BuildFailed(f"tensor {tensor.name} has the datatype {kind}, which is not served")
-    return TensorSpec(tensor.name, _DATATYPES[kind], tuple(tensor.shape))
+    return TensorSpec(tensor.name, TENSORRT_DATATYPES[kind], tuple(tensor.shape))
 
 
 def _casts_to_half(node: Any) -> bool:

@@ -39,6 +39,7 @@ LockstepError
 │   ├── LogTruncated             the log ends before our position: it was deleted and made anew
 │   ├── TopicUnknown
 │   └── TopicsInvalid            topic settings that would lose or mix records
+├── StartFailed                  a process could not start: settings, memory
 └── SourceError                  video or audio that cannot be read
     ├── SourceNotFound           no such file or folder
     ├── SourceRefused            a scheme, host, codec or playlist target that is not allowed

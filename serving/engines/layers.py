@@ -10,6 +10,17 @@ import numpy as np
 from serving.errors import EngineFailed
 from serving.types import DATATYPES, Array, TensorSpec
 
+# TensorRT's and TensorRT-RTX's names of element types -> KServe V2 datatypes.
+TENSORRT_DATATYPES = {
+    "FLOAT": "FP32",
+    "HALF": "FP16",
+    "INT64": "INT64",
+    "INT32": "INT32",
+    "INT8": "INT8",
+    "UINT8": "UINT8",
+    "BOOL": "BOOL",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class LayerDtype:

@@ -14,19 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from serving.engines.layers import LayerDtype, check_inputs, dominant_dtype
+from serving.engines.layers import TENSORRT_DATATYPES, LayerDtype, check_inputs, dominant_dtype
 from serving.errors import EngineFailed
 from serving.types import DATATYPES, Array, EngineInfo, TensorSpec
-
-_DATATYPES = {
-    "FLOAT": "FP32",
-    "HALF": "FP16",
-    "INT64": "INT64",
-    "INT32": "INT32",
-    "INT8": "INT8",
-    "UINT8": "UINT8",
-    "BOOL": "BOOL",
-}
 
 
 def load_fitting(name: str, files: Sequence[Path], *, threads: int = 1) -> TensorRtEngine:
@@ -163,9 +153,9 @@ class TensorRtEngine:
 
     def _tensor(self, name: str) -> TensorSpec:
         kind = self._engine.get_tensor_dtype(name).name
-        if kind not in _DATATYPES:
+        if kind not in TENSORRT_DATATYPES:
             raise EngineFailed(f"{self._library}: tensor {name} has the datatype {kind}, which is not served")
-        return TensorSpec(name, _DATATYPES[kind], tuple(self._engine.get_tensor_shape(name)))
+        return TensorSpec(name, TENSORRT_DATATYPES[kind], tuple(self._engine.get_tensor_shape(name)))
 
 
 def _cuda() -> Any:
