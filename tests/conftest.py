@@ -27,6 +27,8 @@ def _has_kafka() -> bool:
     return obtainable()
 
 
+_WITH_SBIN = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
+
 # What a test may need: (is it here?, how to get it). The words are those of FAIL_WITHOUT.
 NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "torch": (_module("torch"), "make setup"),
@@ -39,6 +41,10 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "g++": (lambda: shutil.which("g++") is not None, "apt-get install g++"),
     "nvrtc": (lambda: _module("cuda")() and _module("cuda.bindings.nvrtc")(), "make setup on Linux x86-64"),
     "kafka": (_has_kafka, "apt-get install default-jdk-headless maven, and a network once for 43 MB of jars"),
+    "redis": (lambda: shutil.which("redis-server") is not None, "apt-get install redis-server"),
+    "prometheus": (lambda: shutil.which("promtool") is not None, "apt-get install prometheus"),
+    "nginx": (lambda: shutil.which("nginx", path=_WITH_SBIN) is not None, "apt-get install nginx-light"),
+    "kcat": (lambda: shutil.which("kcat") is not None, "apt-get install kcat"),
     "gpu": (lambda: shutil.which("nvidia-smi") is not None, "a machine with an NVIDIA GPU"),
 }
 

@@ -3,8 +3,9 @@
 # LOCKSTEP_APT=0 forbids it; what is then missing is named by the tests as `skipped: <what>: <how to get it>`.
 set -u
 missing=""
-for pair in ffmpeg:ffmpeg wrk:wrk java:default-jdk-headless mvn:maven; do
-    command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
+for pair in ffmpeg:ffmpeg wrk:wrk java:default-jdk-headless mvn:maven \
+    redis-server:redis-server promtool:prometheus nginx:nginx-light kcat:kcat; do
+    PATH="$PATH:/usr/sbin" command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
 done
 [ -z "$missing" ] && exit 0
 echo "system packages wanted:$missing" >&2
