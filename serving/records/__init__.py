@@ -12,7 +12,13 @@ from serving.records.frames import FrameMessage, decode_frame, encode_frame
 from serving.records.marks import AttemptMark
 from serving.records.outcomes import OutcomeMessage, decode_outcome, encode_outcome
 from serving.records.results import ResultMessage, decode_result, encode_result, result_document
-from serving.records.streams import StreamMessage, decode_stream, encode_stream
+from serving.records.streams import (
+    StreamMessage,
+    StreamState,
+    decode_stream,
+    encode_forgotten_stream,
+    encode_stream,
+)
 from serving.records.timelines import TimelineMessage, decode_timeline, encode_timeline
 
 TOPICS = ("frames", "results", "outcomes", "timelines", "streams", "dead_letter")
@@ -28,6 +34,7 @@ __all__ = [
     "OutcomeMessage",
     "ResultMessage",
     "StreamMessage",
+    "StreamState",
     "TimelineMessage",
     "decode_dead_letter",
     "decode_frame",
@@ -36,6 +43,7 @@ __all__ = [
     "decode_stream",
     "decode_timeline",
     "encode_dead_letter",
+    "encode_forgotten_stream",
     "encode_frame",
     "encode_outcome",
     "encode_result",

@@ -1,9 +1,14 @@
-"""Topic `streams` (compacted): the sources that are registered. key: source_id; a tombstone takes a source away."""
+"""Topic `streams` (compacted): the sources that are registered. key: source_id; the newest record is the truth.
+
+A source is taken away by a record whose `state` is `removed`, which stays so that its ledger can still be named, or by
+a tombstone, which forgets it. Both end its ingest.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import Enum
 
 from serving.ports_log import Headers
 from serving.records.fields import Encoded, Fields, check_schema, json_bytes, name_of, text_of, wrong
@@ -11,16 +16,35 @@ from serving.records.fields import Encoded, Fields, check_schema, json_bytes, na
 TOPIC = "streams"
 SCHEMA = 1
 MAX_ADDRESS = 2048
+MAX_PATH = 1024
 _PASSWORD = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://[^/?#@]*:(?P<password>[^/?#@]*)@")
 _SECRET_NAME = re.compile(r"\{[A-Z][A-Z0-9_]*\}\Z")
+_ROI = re.compile(r"[0-9]{1,5}(,[0-9]{1,5}){3}\Z", re.ASCII)
+_PUBLISH = re.compile(r"(?i)(rtsp|rtsps|rtmp|rtmps)://[^/?#]+")
+
+
+class StreamState(Enum):
+    """Whether a registered source is to be read."""
+
+    ACTIVE = "active"
+    REMOVED = "removed"
 
 
 @dataclass(frozen=True, slots=True)
 class StreamMessage:
-    """One source. address: secrets by name only, as in rtsp://admin:{CAMERA_1_PASSWORD}@host/; ingest resolves them.
+    """One source: how it is read, what becomes of its frames, and what is made of its mixed video.
 
-    every: analyse each n-th frame. delay_ms: D. mixed: somebody looks at the pictures, so every frame carries one.
-    lease_s: a live source without a picture for so long ends; None: never.
+    Read by ingest: address (secrets by name only, as in rtsp://admin:{CAMERA_1_PASSWORD}@host/; ingest resolves them),
+    pipelines (1..n models or pipelines, fixed for an epoch: a change opens a new one), every (analyse each n-th
+    frame), max_fps, lease_s (a live source without a picture for so many seconds ends; None: never), state.
+    Read by workers: track (a tracker such as bytetrack, "": none), roi ("x1,y1,x2,y2" in source pixels: only this part
+    is analysed, "": all of it), mask (path of a picture of the source's size; black is not analysed), scenario
+    (named thresholds of the model's spec, "": default), delay_ms and mixed (how old a frame may grow).
+    Read by mixers: delay_ms (presentation delay D, milliseconds), mixed (somebody looks at the pictures: every frame
+    carries one and HLS is written), recording (an MP4 of the mixed video beside the HLS), publish (an RTSP or RTMP
+    address that the mixed video is sent to as well, secrets by name; "": none).
+    supervised: False where a process of its own reads it (`lockstep ingest NAME ADDRESS`, or a stranger); then no
+    ingest supervisor starts one.
     """
 
     source_id: str
@@ -32,12 +56,23 @@ class StreamMessage:
     roi: str = ""
     max_fps: int = 60
     lease_s: int | None = None
+    track: str = ""
+    mask: str = ""
+    scenario: str = ""
+    recording: bool = False
+    publish: str = ""
+    supervised: bool = True
+    state: StreamState = StreamState.ACTIVE
+
+    @property
+    def active(self) -> bool:
+        """It is to be read."""
+        return self.state is StreamState.ACTIVE
 
 
 def encode_stream(message: StreamMessage) -> Encoded:
-    """Raises RecordInvalid: a bad name, or a password in the address."""
+    """Raises RecordInvalid: a bad name, a password in an address, a roi or publish address that is none."""
     name_of(message.source_id, TOPIC, "source_id")
-    _check_address(message.address)
     document = {
         "schema": SCHEMA,
         "source_id": message.source_id,
@@ -49,12 +84,26 @@ def encode_stream(message: StreamMessage) -> Encoded:
         "roi": message.roi,
         "max_fps": message.max_fps,
         "lease_s": message.lease_s,
+        "track": message.track,
+        "mask": message.mask,
+        "scenario": message.scenario,
+        "recording": message.recording,
+        "publish": message.publish,
+        "supervised": message.supervised,
+        "state": message.state.value,
     }
-    return Encoded(message.source_id.encode(), json_bytes(document), ())
+    encoded = Encoded(message.source_id.encode(), json_bytes(document), ())
+    decode_stream(*encoded)  # what nobody could read is not written
+    return encoded
+
+
+def encode_forgotten_stream(source_id: str) -> Encoded:
+    """The tombstone of a source: compaction takes every record of it away. Raises RecordInvalid: a bad name."""
+    return Encoded(name_of(source_id, TOPIC, "source_id").encode(), None, ())
 
 
 def decode_stream(key: bytes | None, value: bytes | None, headers: Headers = ()) -> StreamMessage | None:
-    """None: the source was taken away. Raises RecordInvalid."""
+    """None: the source was taken away and is forgotten. Raises RecordInvalid."""
     source_id = name_of(text_of(key, TOPIC, "key"), TOPIC, "key")
     if value is None:
         return None
@@ -62,27 +111,62 @@ def decode_stream(key: bytes | None, value: bytes | None, headers: Headers = ())
     check_schema(fields, SCHEMA)
     if fields.name("source_id") != source_id:
         fields.wrong("source_id", f"the record's key {source_id!r}")
-    address = fields.text("address", limit=MAX_ADDRESS)
-    _check_address(address)
-    roi = fields.text("roi", "", 64)
-    if roi and not re.fullmatch(r"[0-9]{1,5}(,[0-9]{1,5}){3}", roi):
-        fields.wrong("roi", "x1,y1,x2,y2 in source pixels")
     return StreamMessage(
         source_id,
-        address,
+        _address(fields),
         fields.names("pipelines"),
         fields.integer("every", 1, 1000, 1),
         fields.integer("delay_ms", 0, 60_000, 250),
         fields.flag("mixed", False),
-        roi,
+        _roi(fields),
         fields.integer("max_fps", 1, 1000, 60),
         fields.integer("lease_s", 1, 86_400, None),
+        _optional_name(fields, "track"),
+        _path(fields, "mask"),
+        _optional_name(fields, "scenario"),
+        fields.flag("recording", False),
+        _publish(fields),
+        fields.flag("supervised", True),
+        fields.choice("state", StreamState, StreamState.ACTIVE),
     )
 
 
-def _check_address(address: str) -> None:
+def _address(fields: Fields) -> str:
+    """Text without a password; what is wrong with it is said without showing it."""
+    address = fields.text("address", "", limit=MAX_ADDRESS)
+    _without_password(address, "address")
+    if not address or any(ord(c) < 32 for c in address):
+        fields.wrong("address", "an address without control characters")
+    return address
+
+
+def _publish(fields: Fields) -> str:
+    address = fields.text("publish", "", limit=MAX_ADDRESS)
+    _without_password(address, "publish")
+    if address and (not _PUBLISH.match(address) or any(ord(c) < 32 for c in address)):
+        fields.wrong("publish", "an rtsp, rtsps, rtmp or rtmps address")
+    return address
+
+
+def _without_password(address: str, name: str) -> None:
     found = _PASSWORD.match(address)
     if found and found["password"] and not _SECRET_NAME.match(found["password"]):
-        wrong(TOPIC, "address", "a password by its name, such as {CAMERA_1_PASSWORD}", "(not shown)")
-    if not address or any(ord(c) < 32 for c in address):
-        wrong(TOPIC, "address", "an address without control characters", address)
+        wrong(TOPIC, name, "a password by its name, such as {CAMERA_1_PASSWORD}", "(not shown)")
+
+
+def _roi(fields: Fields) -> str:
+    roi = fields.text("roi", "", 64)
+    if roi and not _ROI.match(roi):
+        fields.wrong("roi", "x1,y1,x2,y2 in source pixels")
+    return roi
+
+
+def _path(fields: Fields, name: str) -> str:
+    path = fields.text(name, "", MAX_PATH)
+    if any(ord(c) < 32 for c in path):
+        fields.wrong(name, "a path without control characters")
+    return path
+
+
+def _optional_name(fields: Fields, name: str) -> str:
+    return fields.name(name) if fields.text(name, "", 64) else ""

@@ -25,7 +25,14 @@ from serving.frames import (
     StreamInfo,
     TimelineRecord,
 )
-from serving.records import FrameMessage, OutcomeMessage, ResultMessage, StreamMessage, TimelineMessage
+from serving.records import (
+    FrameMessage,
+    OutcomeMessage,
+    ResultMessage,
+    StreamMessage,
+    StreamState,
+    TimelineMessage,
+)
 from serving.records.results import FrameTimes, ModelFacts
 from serving.tasks.classification import TASK as CLASSIFICATION
 from serving.tasks.detection import TASK as DETECTION
@@ -146,4 +153,11 @@ streams = st.builds(
     st.sampled_from(["", "1,2,30,40"]),
     st.integers(1, 240),
     st.none() | st.integers(1, 86_400),
+    st.just("") | names,
+    st.sampled_from(["", "masks/gate.png"]),
+    st.just("") | names,
+    st.booleans(),
+    st.sampled_from(["", "rtmp://user:{RELAY}@10.0.0.9/live/gate", "rtsp://10.0.0.9/gate"]),
+    st.booleans(),
+    st.sampled_from(StreamState),
 )
