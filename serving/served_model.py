@@ -4,7 +4,6 @@ and the certificate all call this one flow, so they cannot differ.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +19,8 @@ from serving.preprocess.fast import decode_fast, prepare_fast, prepare_reduced
 from serving.preprocess.reference import Prepared, prepare
 from serving.spec import PreprocessSpec
 from serving.tasks import task_named
-from serving.tasks.base import parse_parameters
-from serving.types import Array, Detections, ImageSize, ImageTransform, InferRequest, InferResponse, PixelArray
+from serving.tasks.base import moved, parse_parameters
+from serving.types import Array, ImageSize, ImageTransform, InferRequest, InferResponse, PixelArray
 
 
 @dataclass(slots=True)
@@ -140,9 +139,8 @@ class ServedModel:
         started = time.perf_counter()
         raw = {name: array[index] for name, array in outputs.items()}
         result = self.task.postprocess(raw, sample.transform, self.bundle.spec, sample.parameters)
-        if sample.roi and isinstance(result, Detections):
-            shift = np.array([*sample.roi[:2], *sample.roi[:2]], np.float32)
-            result = dataclasses.replace(result, xyxy=result.xyxy + shift)
+        if sample.roi:
+            result = moved(self.task, result, offset=sample.roi[:2])
         post_ms = (time.perf_counter() - started) * 1e3
         timings = {**sample.timings_ms, "infer": infer_ms, "postprocess": post_ms}
         return InferResponse(result, sample.image, timings, sample.pixels_sha256)

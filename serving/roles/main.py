@@ -38,6 +38,7 @@ from serving.streams.jpeg import JpegCodec
 from serving.streams.lines import ResultLines, describe
 from serving.streams.main import OpenModel
 from serving.streams.mix_role import MixRole
+from serving.streams.sessions import session_of
 from serving.streams.worker import Pipeline, Worker
 from serving.tasks import task_named
 
@@ -118,6 +119,7 @@ def run_worker(settings: Settings, models: Sequence[str], track: str, member: st
                     bundle.labels,
                     new_tracker=tracker,
                     certificate_id=bundle.certificate_id,
+                    new_session=session_of(task, bundle.spec, {}),
                 )
             )
         worker = Worker(pipelines, transport=LogTransport(JpegCodec()))

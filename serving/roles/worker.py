@@ -13,8 +13,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from serving.align import FairQueue, SheddingRules, max_age_ns
 from serving.clock import NS_PER_S, Clock
 from serving.errors import CommitRefused, LogUnavailable, RecordInvalid
@@ -27,7 +25,8 @@ from serving.roles.progress import Progress
 from serving.roles.sender import Sender
 from serving.roles.timelines import Timelines
 from serving.streams.worker import Worker
-from serving.types import Detections
+from serving.tasks import task_named
+from serving.tasks.base import moved
 
 POISON_AT = 3
 COMMIT_NS = NS_PER_S // 2
@@ -316,9 +315,8 @@ class LogWorker:
         pipeline, frame, about = self.worker.pipelines[posting.key.pipeline], job.message.record, job.message
         assert isinstance(frame, Frame)
         outcome = posting.outcome
-        if outcome.result is not None and about.scale != 1 and isinstance(outcome.result.result, Detections):
-            boxes = outcome.result.result
-            found = replace(boxes, xyxy=(boxes.xyxy / np.float32(about.scale)).astype(np.float32))
+        if outcome.result is not None and about.scale != 1:
+            found = moved(task_named(pipeline.task), outcome.result.result, 1 / float(about.scale))
             outcome = replace(outcome, result=replace(outcome.result, result=found))
         answer = pipeline.document(outcome.result.result) if outcome.result is not None else {}
         return ResultMessage(

@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from serving.draw import Trails, annotate, name_of
-from serving.frames import AlignedFrame, Overlay
-from serving.types import Classification, Detections, PixelArray
+from serving.frames import AlignedFrame, FrameResult, Overlay
+from serving.records.results import OtherResult
+from serving.tasks import task_named
+from serving.tasks.base import Draws
+from serving.types import Classification, Detections, PixelArray, TaskResult
 
 NS_PER_S = 1_000_000_000
+_DRAWN_HERE = (Detections, Classification)
 Draw = Callable[[AlignedFrame, PixelArray, str], PixelArray]  # the frame, its picture, a note for the banner
 
 
@@ -46,7 +50,17 @@ class Drawing:
                 trails=trails,
                 banner=banner if place == len(shown.overlays) - 1 else "",
             )
+            self._draw_task(overlay, rgb)
         return rgb
+
+    def _draw_task(self, overlay: Overlay, rgb: PixelArray) -> None:
+        """What only the task knows how to draw. Over the log its result comes as the fields of the document."""
+        result = overlay.outcome.result if overlay.outcome else None
+        if result is None or isinstance(result.result, _DRAWN_HERE):
+            return
+        task = task_named(result.task)
+        if isinstance(task, Draws):
+            task.draw(rgb, _typed(result), self.labels.get(overlay.pipeline, ()), self.threshold)
 
     def _banner(self, shown: AlignedFrame, note: str) -> str:
         frame = shown.frame
@@ -64,6 +78,12 @@ class Drawing:
             return []
         found, labels = result.result, self.labels.get(overlay.pipeline, ())
         return [f"{overlay.pipeline}: {name_of(int(found.class_id[0]), labels)} {float(found.score[0]):.2f}"]
+
+
+def _typed(result: FrameResult) -> TaskResult:
+    if not isinstance(result.result, OtherResult):
+        return result.result
+    return task_named(result.task).from_document(result.result.fields)
 
 
 def _above(overlay: Overlay, threshold: float) -> tuple[Detections, PixelArray]:

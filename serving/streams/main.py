@@ -33,6 +33,7 @@ from serving.streams.metrics_page import metrics_page
 from serving.streams.observe import StreamMetrics
 from serving.streams.remote import RemoteInfer
 from serving.streams.run import OnProgress, RunSettings, run
+from serving.streams.sessions import session_of
 from serving.streams.sheet import ContactSheet
 from serving.streams.source_run import SourceJob
 from serving.streams.summary import RunSummary
@@ -160,6 +161,7 @@ def _pipeline(name: str, options: RunOptions, open_model: OpenModel, stack: Exit
         parameters=given,
         new_tracker=TRACKERS[options.track] if tracked else None,
         certificate_id=bundle.certificate_id,
+        new_session=session_of(task, bundle.spec, given),
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from serving.errors import EngineFailed, ServingError
 from serving.ports import InferenceServer, ServerReply, ServerRequest, ServerTensor
+from serving.tasks import task_named
 from serving.types import (
     Array,
     Classification,
@@ -51,8 +52,8 @@ class RemoteInfer:
         task: str,
         timeout_s: float,
     ) -> None:
-        if task not in _READERS:
-            raise EngineFailed(f"{model_name}: task {task} is not served to streams; expected {sorted(_READERS)}")
+        if task == "raw":
+            raise EngineFailed(f"{model_name}: task raw is not served to streams: its answers have no meaning to join")
         self._make_server = make_server
         self._name, self._version, self._task, self._timeout_s = model_name, model_version, task, timeout_s
         self._server: InferenceServer | None = None
@@ -100,7 +101,16 @@ class RemoteInfer:
         fields: dict[str, Any] = json.loads(document.tobytes())
         size = fields.get("image")
         image = ImageSize(size["width"], size["height"]) if size else None
-        return InferResponse(_READERS[self._task](reply.tensors), image, fields.get("timings_ms", {}))
+        read = _READERS.get(self._task)
+        result = read(reply.tensors) if read else self._from_document(fields)
+        return InferResponse(result, image, fields.get("timings_ms", {}))
+
+    def _from_document(self, fields: Mapping[str, Any]) -> TaskResult:
+        """A task without a reader here is read as it is told (its document holds all of it, or it says so)."""
+        try:
+            return task_named(self._task).from_document(fields)
+        except (KeyError, ValueError, TypeError) as error:
+            raise EngineFailed(f"{self._name}: the server's answer tells no {self._task} result: {error}") from error
 
 
 def _row(tensors: Mapping[str, Array], name: str) -> Array:

@@ -1,6 +1,7 @@
 """Worker: a frame in, one outcome for each of its pipelines out.
 
-The worker owns the trackers: one for each (source, epoch, pipeline), fed in frame_seq order with the frame's own time.
+The worker owns what pipelines remember (sessions, trackers among them): one set for each (source, epoch, pipeline), fed
+in frame_seq order with the frame's own time.
 """
 
 from __future__ import annotations
@@ -15,15 +16,21 @@ from serving.align import payload_hash
 from serving.errors import EngineFailed, ParameterInvalid, ServingError, Unavailable
 from serving.frames import DeadReason, DropReason, Frame, FrameResult, Outcome, PictureCodec, Posting
 from serving.ports import Tracker
-from serving.types import Detections, InferRequest, InferResponse, PixelArray, TaskResult
+from serving.streams.sessions import NewSession, Sessions, TrackerSession
+from serving.tasks.base import Infer as Infer
+from serving.tasks.base import Session, ShapesRequests
+from serving.types import InferRequest, InferResponse, PixelArray, TaskResult
 
 ATTEMPTS = 3
-Infer = Callable[[Sequence[InferRequest]], Sequence[InferResponse | ServingError]]
 
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """One model on streams. `document` gives the fields of a result line (docs/results.schema.json)."""
+    """One model on streams. `document` gives the fields of a result line (docs/results.schema.json).
+
+    new_session: for a task that remembers (`sessions.session_of`); new_tracker: for boxes. Where both are given, the
+    tracker sees what the session returned.
+    """
 
     name: str
     model_version: int
@@ -34,6 +41,14 @@ class Pipeline:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     new_tracker: Callable[[], Tracker] | None = None
     certificate_id: str = ""
+    new_session: NewSession | None = None
+
+    @property
+    def sessions(self) -> tuple[NewSession, ...]:
+        """What a timeline of this pipeline begins with, in the order of calling."""
+        tracker = self.new_tracker
+        tracking: tuple[NewSession, ...] = (lambda: TrackerSession(tracker()),) if tracker is not None else ()
+        return (self.new_session, *tracking) if self.new_session is not None else tracking
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +80,7 @@ class Worker:
         self.pipelines = {pipeline.name: pipeline for pipeline in pipelines}
         self._regions = regions or {}
         self._transport = transport
-        self._trackers: dict[tuple[str, str], tuple[int, Tracker]] = {}
+        self._sessions = Sessions()
         self.attempts = 0
 
     def analyse(self, frame: Frame) -> list[Posting]:
@@ -73,25 +88,30 @@ class Worker:
         assert frame.picture is not None, "a frame without picture is not sent to inference"
         region = self._regions.get(frame.source_id, Region())
         rgb = region.masked(frame.picture.rgb(self._transport))
-        if self._transport is None:
-            picture = {"frame": rgb}
-        else:
-            picture = {"encoded": self._transport.encode(rgb)}  # type: ignore[dict-item]
+        encoded = self._transport.encode(rgb) if self._transport is not None else None
+        if self._transport is not None and encoded is not frame.picture.encoded and self._remembers(frame):
+            rgb = self._transport.decode(encoded or b"")  # sessions see what the model sees
         postings = []
         for name in frame.pipelines:
-            parameters = {**self.pipelines[name].parameters, **({"roi": region.roi} if region.roi else {})}
-            request = InferRequest(**picture, parameters=parameters)  # type: ignore[arg-type]
-            outcome = self._outcome(frame, self.pipelines[name], request)
+            pipeline = self.pipelines[name]
+            parameters = {**pipeline.parameters, **({"roi": region.roi} if region.roi else {})}
+            picture = rgb if encoded is None else None
+            request = InferRequest(encoded, picture, parameters=parameters)
+            outcome = self._outcome(frame, pipeline, request, rgb)
             postings.append(Posting(frame.ledger_key(name), frame.pts_ns, outcome))
         return postings
 
-    def _outcome(self, frame: Frame, pipeline: Pipeline, request: InferRequest) -> Outcome:
+    def _remembers(self, frame: Frame) -> bool:
+        return any(self.pipelines[name].new_session is not None for name in frame.pipelines)
+
+    def _outcome(self, frame: Frame, pipeline: Pipeline, request: InferRequest, rgb: PixelArray) -> Outcome:
+        sessions = self._sessions.of(frame, pipeline.name, pipeline.sessions)
         error: ServingError | None = None
         for attempt in range(1, ATTEMPTS + 1):
             self.attempts += 1
-            answer = _ask(pipeline, request)
+            answer = _ask(pipeline, request, sessions)
             if isinstance(answer, InferResponse):
-                return Outcome.of_result(self._result(frame, pipeline, answer), attempt)
+                return Outcome.of_result(_result(frame, pipeline, answer, sessions, rgb), attempt)
             if isinstance(answer, ParameterInvalid):
                 raise answer  # the operator's mistake, and the same on every frame
             error = answer
@@ -99,25 +119,22 @@ class Worker:
             return Outcome.dropped(DropReason.MODEL_UNAVAILABLE, ATTEMPTS)
         return Outcome.dead_letter(DeadReason.RETRY_EXHAUSTED, ATTEMPTS)
 
-    def _result(self, frame: Frame, pipeline: Pipeline, answer: InferResponse) -> FrameResult:
-        found = answer.result
-        if isinstance(found, Detections) and pipeline.new_tracker is not None:
-            found = self._tracker(frame, pipeline).update(found, frame.pts_ns)
-        timings = tuple((name, float(ms)) for name, ms in answer.timings_ms.items())
-        return FrameResult(pipeline.name, pipeline.model_version, pipeline.task, found, payload_hash(found), timings)
 
-    def _tracker(self, frame: Frame, pipeline: Pipeline) -> Tracker:
-        key = (frame.source_id, pipeline.name)
-        epoch, tracker = self._trackers.get(key, (0, None))
-        if tracker is None or epoch != frame.epoch:
-            assert pipeline.new_tracker is not None
-            tracker = pipeline.new_tracker()
-            self._trackers[key] = frame.epoch, tracker
-        return tracker
+def _result(
+    frame: Frame, pipeline: Pipeline, answer: InferResponse, sessions: Sequence[Session], rgb: PixelArray
+) -> FrameResult:
+    found = answer.result
+    for session in sessions:
+        found = session.update(found, frame.pts_ns, rgb)
+    timings = tuple((name, float(ms)) for name, ms in answer.timings_ms.items())
+    return FrameResult(pipeline.name, pipeline.model_version, pipeline.task, found, payload_hash(found), timings)
 
 
-def _ask(pipeline: Pipeline, request: InferRequest) -> InferResponse | ServingError:
+def _ask(pipeline: Pipeline, request: InferRequest, sessions: Sequence[Session]) -> InferResponse | ServingError:
+    asking = next((session for session in sessions if isinstance(session, ShapesRequests)), None)
     try:
+        if asking is not None:
+            return asking.ask(request, pipeline.infer)
         answers = pipeline.infer([request])
     except ServingError as error:
         return error

@@ -5,17 +5,28 @@ One file a task under this folder, found by its name: `serving/tasks/<task>.py` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from serving.errors import ParameterInvalid, SpecInvalid
+from serving.errors import ParameterInvalid, ServingError, SpecInvalid
 from serving.spec import ModelSpec
-from serving.types import Array, ImageTransform, TaskResult, TensorSpec
+from serving.types import (
+    Array,
+    Detections,
+    ImageTransform,
+    InferRequest,
+    InferResponse,
+    PixelArray,
+    TaskResult,
+    TensorSpec,
+)
 
 Gate = Mapping[str, float]
+Infer = Callable[[Sequence[InferRequest]], Sequence[InferResponse | ServingError]]
 Options = TypeVar("Options", bound=BaseModel)
 
 
@@ -113,6 +124,61 @@ class CountsClasses(Protocol):
 
     def count_classes(self, raw: Mapping[str, Array], spec: ModelSpec) -> int:
         """Classes in one sample's network outputs (no batch axis)."""
+        ...
+
+
+@runtime_checkable
+class Draws(Protocol):
+    """A task whose results are no boxes and are drawn all the same: the streams call it for every shown result."""
+
+    def draw(self, rgb: PixelArray, result: TaskResult, labels: Sequence[str], threshold: float) -> None:
+        """Draw onto `rgb` (uint8 [h, w, 3], in place). threshold: what scores less is not drawn."""
+        ...
+
+
+@runtime_checkable
+class Moves(Protocol):
+    """A task whose result holds places in the picture, and knows how they look from another picture's corner."""
+
+    def move(self, result: TaskResult, scale: float, offset: tuple[float, float]) -> TaskResult:
+        """The result of the same picture in coordinates `place * scale + offset` (a crop's corner, a scaled frame)."""
+        ...
+
+
+def moved(task: Task, result: TaskResult, scale: float = 1.0, offset: tuple[float, float] = (0, 0)) -> TaskResult:
+    """A result in coordinates `place * scale + offset`; one without places in the picture stays as it is."""
+    if isinstance(result, Detections):
+        shift = np.array([*offset, *offset], np.float32)
+        return replace(result, xyxy=(result.xyxy * np.float32(scale) + shift).astype(np.float32))
+    return task.move(result, scale, offset) if isinstance(task, Moves) else result
+
+
+class Session(Protocol):
+    """What a task remembers of one timeline of one pipeline; it belongs to the worker and ends with the epoch."""
+
+    def update(self, result: TaskResult, pts_ns: int, picture: PixelArray) -> TaskResult:
+        """Called once for every analysed frame, in order; what it returns is the frame's result.
+
+        picture: RGB uint8 [h, w, 3], not to be written to. pts_ns rises from call to call.
+        """
+        ...
+
+
+@runtime_checkable
+class ShapesRequests(Protocol):
+    """A session that asks its model its own way (a search crop around the target, a state that goes along)."""
+
+    def ask(self, request: InferRequest, infer: Infer) -> InferResponse | ServingError:
+        """The answer for this frame. May be called again for the same frame after an error: `update` remembers."""
+        ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A task that remembers from frame to frame."""
+
+    def new_session(self, spec: ModelSpec, parameters: Mapping[str, Any]) -> Session:
+        """A session for a new timeline. parameters: the pipeline's, not yet parsed."""
         ...
 
 

@@ -1,0 +1,53 @@
+"""What pipelines remember from frame to frame: one set of sessions for each (source, epoch, pipeline).
+
+A tracker is such a session. A new epoch begins with new ones, so that nothing is carried over a gap in the timeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from serving.frames import Frame
+from serving.ports import Tracker
+from serving.spec import ModelSpec
+from serving.tasks.base import Session, Stateful, Task
+from serving.types import Detections, PixelArray, TaskResult
+
+NewSession = Callable[[], Session]
+
+
+def session_of(task: Task, spec: ModelSpec, parameters: Mapping[str, Any]) -> NewSession | None:
+    """How to begin a session of this model on a stream; None where its task remembers nothing."""
+    if not isinstance(task, Stateful):
+        return None
+    stateful: Stateful = task
+    return lambda: stateful.new_session(spec, parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class TrackerSession:
+    """A tracker as a session: boxes get track ids, other results pass."""
+
+    tracker: Tracker
+
+    def update(self, result: TaskResult, pts_ns: int, picture: PixelArray) -> TaskResult:
+        """See `serving.ports.Tracker.update`."""
+        return self.tracker.update(result, pts_ns) if isinstance(result, Detections) else result
+
+
+class Sessions:
+    """The sessions of a worker, by source and pipeline, of each source's present epoch."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], tuple[int, tuple[Session, ...]]] = {}
+
+    def of(self, frame: Frame, pipeline: str, new: Sequence[NewSession]) -> tuple[Session, ...]:
+        """The sessions of this frame's epoch, made by `new` where it is the first."""
+        key = (frame.source_id, pipeline)
+        epoch, sessions = self._kept.get(key, (0, ()))
+        if epoch != frame.epoch:
+            sessions = tuple(make() for make in new)
+            self._kept[key] = frame.epoch, sessions
+        return sessions
