@@ -60,6 +60,9 @@ class Settings(BaseModel):
     delay_max_ms: int = Field(2_000, ge=0, description="largest presentation delay D of a source, milliseconds")
     lateness_ms: int = Field(2_000, ge=0, description="L: how late after release a result still counts, milliseconds")
     recovery_s: int = Field(300, ge=0, description="longest outage of a role after which nothing may be lost, seconds")
+    role_metrics_port: int = Field(
+        0, ge=0, le=65535, description="loopback port of a role's healthz, readyz, metrics; 0: any free one"
+    )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
 
 

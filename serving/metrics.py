@@ -17,12 +17,13 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+BATCH_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
 class MetricDefinition:
-    """One metric. `buckets` in seconds are for histograms; `merge` says how gauges of several workers become one."""
+    """One metric. `buckets` (seconds, frames) are for histograms; `merge` says how gauges of workers become one."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -136,6 +137,90 @@ METRICS: tuple[MetricDefinition, ...] = (
         ("source",),
         LATENCY_BUCKETS,
     ),
+    MetricDefinition(
+        "lockstep_role_ready", "gauge", "1 where this role's /readyz is 200 (least of all processes).", merge="livemin"
+    ),
+    MetricDefinition("lockstep_role_partitions", "gauge", "Partition numbers assigned to this process; 0: idle."),
+    MetricDefinition(
+        "lockstep_role_lag_records", "gauge", "Records between this role's position and the end of the log.", ("topic",)
+    ),
+    MetricDefinition("lockstep_role_in_flight", "gauge", "Records read and not finished."),
+    MetricDefinition("lockstep_role_records_total", "counter", "Records read.", ("topic",)),
+    MetricDefinition(
+        "lockstep_role_refused_total",
+        "counter",
+        "Records read that are not what docs/kafka.md says, or belong to no claimed epoch.",
+        ("topic",),
+    ),
+    MetricDefinition(
+        "lockstep_role_deleted_unread_total",
+        "counter",
+        "Records that retention deleted before this role read them.",
+        ("topic",),
+    ),
+    MetricDefinition(
+        "lockstep_role_commits_refused_total", "counter", "Commits that were refused, or that no broker answered."
+    ),
+    MetricDefinition(
+        "lockstep_role_rebalances_total", "counter", "Partitions of topics that came or went.", ("change",)
+    ),
+    MetricDefinition(
+        "lockstep_role_dead_letters_total", "counter", "Records written to dead_letter, by reason.", ("reason",)
+    ),
+    MetricDefinition("lockstep_worker_queue_frames", "gauge", "Frames that wait for inference.", ("source",)),
+    MetricDefinition(
+        "lockstep_worker_queue_fill", "gauge", "Share of a source's queue that is taken, 0 to 1.", ("source",)
+    ),
+    MetricDefinition(
+        "lockstep_worker_analysed_total", "counter", "Frames that a model was asked about.", ("source", "pipeline")
+    ),
+    MetricDefinition(
+        "lockstep_worker_posted_total",
+        "counter",
+        "Outcome candidates that the log has acknowledged; the accountant's merge decides between them.",
+        ("source", "pipeline", "outcome", "reason"),
+    ),
+    MetricDefinition(
+        "lockstep_worker_batch_frames", "histogram", "Frames that went to the models together.", (), BATCH_BUCKETS
+    ),
+    MetricDefinition(
+        "lockstep_worker_result_seconds",
+        "histogram",
+        "From reading a frame to the log's acknowledgement of its outcome.",
+        ("source",),
+        LATENCY_BUCKETS,
+    ),
+    MetricDefinition(
+        "lockstep_worker_result_age_seconds", "gauge", "Time since the newest result of a source.", ("source",)
+    ),
+    MetricDefinition(
+        "lockstep_worker_model_up",
+        "gauge",
+        "0 while a model does not answer, else 1 (least of all processes).",
+        ("pipeline",),
+        merge="livemin",
+    ),
+    MetricDefinition(
+        "lockstep_mixer_resumed_total", "counter", "Sources whose output went on where it had ended.", ("source",)
+    ),
+    MetricDefinition(
+        "lockstep_mixer_skipped_total", "counter", "Frames not shown, to catch up with the newest.", ("source",)
+    ),
+    MetricDefinition(
+        "lockstep_mixer_output_errors_total",
+        "counter",
+        "Failures of an output beside HLS: recording, publish.",
+        ("source", "output"),
+    ),
+    MetricDefinition(
+        "lockstep_mixer_publish_dropped_total",
+        "counter",
+        "Mixed pictures that a slow or absent receiver did not get.",
+        ("source",),
+    ),
+    MetricDefinition(
+        "lockstep_ledger_in_flight", "gauge", "Ledger keys that are not closed yet.", ("source", "pipeline")
+    ),
 )
 
 # What values a label can have; docs/metrics.md prints it, the cardinality test checks it.
@@ -148,9 +233,12 @@ LABEL_VALUES: dict[str, str] = {
     "outcome": "ok or passed, or an error code, or failed; of streams: result, dropped, dead_letter",
     "stage": "decode, preprocess, infer, postprocess",
     "reason": "in_flight, body_bytes, connections; of streams: a reason of docs/guarantees.md, or none",
-    "source": "a source's name (those of this process)",
+    "source": "a source's name (those of this process, at most 200 in a role, then other)",
     "pipeline": "a model or pipeline a source is subscribed to",
     "origin": "measured, interpolated, extrapolated",
+    "topic": "a topic of docs/kafka.md, without the prefix",
+    "change": "assigned, revoked, lost",
+    "output": "recording, publish",
 }
 
 
@@ -228,7 +316,8 @@ def markdown(definitions: Sequence[MetricDefinition] = METRICS) -> str:
     lines += ["| label | values |", "| --- | --- |"]
     lines += [f"| `{name}` | {values} |" for name, values in LABEL_VALUES.items()]
     buckets = ", ".join(str(b) for b in LATENCY_BUCKETS)
-    return "\n".join([*lines, "", f"Buckets of histograms, seconds: {buckets}.", ""])
+    frames = ", ".join(f"{b:g}" for b in BATCH_BUCKETS)
+    return "\n".join([*lines, "", f"Buckets of histograms: {buckets} seconds; {frames} frames.", ""])
 
 
 if __name__ == "__main__":

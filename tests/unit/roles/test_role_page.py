@@ -1,0 +1,102 @@
+"""healthz, readyz and metrics of a role."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+from serving.errors import Unavailable
+from serving.metrics import OTHER
+from serving.ports_log import Lost, Polled, TopicPartition
+from serving.roles.monitor import SOURCES_MOST, STUCK_NS, RoleMonitor, RoleState
+from serving.roles.names import Names
+from serving.roles.page import role_page
+from serving.testing.hand_clock import HandClock
+from serving.testing.memory_log import MemoryLog
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def monitor(clock: HandClock) -> RoleMonitor:
+    return RoleMonitor("worker", clock, "acme.")
+
+
+@pytest.fixture
+def port(monitor: RoleMonitor, capsys: pytest.CaptureFixture[str]) -> Iterator[int]:
+    with role_page(monitor, 0) as port:
+        said = capsys.readouterr().err
+        assert said == f"worker: http://127.0.0.1:{port}/ has healthz, readyz, metrics\n"
+        yield port
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as refused:
+        with refused:
+            return refused.code, refused.read().decode()
+
+
+def test_ready_is_said_with_its_reasons(port: int, monitor: RoleMonitor) -> None:
+    status, text = get(port, "/readyz")
+    assert status == 503 and json.loads(text)["reasons"] == ["worker: starting"]
+    monitor.partitions(0)
+    status, text = get(port, "/readyz")
+    assert status == 200 and json.loads(text) == {"role": "worker", "state": "idle", "ready": True, "reasons": []}
+    monitor.partitions(4)
+    monitor.wrong("model person", "unavailable: nobody answers")
+    status, text = get(port, "/readyz")
+    assert (status, json.loads(text)["reasons"]) == (503, ["model person: unavailable: nobody answers"])
+    monitor.right("model person")
+    assert get(port, "/readyz")[0] == 200
+    monitor.state(RoleState.DRAINING)
+    monitor.partitions(4)
+    assert json.loads(get(port, "/readyz")[1])["reasons"] == ["worker: draining"]
+
+
+def test_alive_means_that_the_loop_turns(port: int, monitor: RoleMonitor, clock: HandClock) -> None:
+    monitor.wrong("log", "log_unavailable: no broker answers")
+    assert get(port, "/healthz")[0] == 200, "whether it can work is another question"
+    clock.advance(STUCK_NS + 1)
+    assert get(port, "/healthz")[0] == 503
+    monitor.turned()
+    assert get(port, "/healthz")[0] == 200
+    assert get(port, "/elsewhere")[0] == 404
+
+
+def test_metrics_are_bounded_and_short(port: int, monitor: RoleMonitor) -> None:
+    place = TopicPartition("acme.frames", 3)
+    monitor.polled(Polled(lost=(Lost(place, 5, 9),)))
+    monitor.rebalanced("assigned", [place, TopicPartition("acme.results", 3)])
+    for number in range(SOURCES_MOST + 50):
+        monitor.metrics.set("lockstep_worker_queue_frames", 1, source=f"s{number}")
+    text = get(port, "/metrics")[1]
+    assert 'lockstep_role_deleted_unread_total{topic="frames"} 5.0' in text
+    assert 'lockstep_role_rebalances_total{change="assigned"} 2.0' in text
+    assert text.count("lockstep_worker_queue_frames{") == SOURCES_MOST + 1 and f'source="{OTHER}"' in text
+
+
+def test_a_topic_that_is_gone_is_a_reason(clock: HandClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.roles.page.LOG_LOOK_S", 0.01)
+    monitor, log = RoleMonitor("mixer", clock), MemoryLog({})
+    monitor.partitions(1)
+    with role_page(monitor, 0, log, Names()):
+        deadline = time.monotonic() + 10
+        while not monitor.not_ready() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert monitor.not_ready()[0].startswith("log: topic_unknown")
+
+
+def test_a_taken_port_is_refused(monitor: RoleMonitor, port: int) -> None:
+    with pytest.raises(Unavailable, match=f"--metrics-port {port}"), role_page(monitor, port):
+        pass
