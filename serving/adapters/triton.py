@@ -33,7 +33,7 @@ _CHANNEL = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     # A restarted server is found again at once; gRPC's own default waits up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 250),
     ("grpc.enable_http_proxy", 0),
 ]
 
@@ -60,7 +60,7 @@ class TritonServer:
         """Raises Overloaded, DeadlineExceeded, Unavailable, NotFound, or the class that the backend's code names."""
         name = request.model_name
         breaker = self._breakers.get(name) or Breaker()
-        if not breaker.admits():
+        if not await breaker.admitted():
             raise Unavailable(breaker.reason)
         started = breaker.clock()
         arguments = {
