@@ -66,10 +66,11 @@ PATHS: Mapping[str, Path] = {"linear": linear, "turn": turning, "stop": stopping
 SPEED = 60.0  # px/s of every path while it moves
 
 
-def picture(index: int, clip: int, centre: tuple[float, float]) -> PixelArray:
-    """Picture `index` of clip number `clip` with the square's centre there; RGB uint8 [240, 320, 3]."""
+def picture(index: int, clip: int, centre: tuple[float, float] | None) -> PixelArray:
+    """Picture `index` of clip `clip` with the square's centre there, None: no square; RGB uint8 [240, 320, 3]."""
     grey = np.full((HEIGHT, WIDTH), GREY, np.uint8)
-    _paint_square(grey, centre)
+    if centre is not None:
+        _paint_square(grey, centre)
     values = {"marker": MARKER, "clip": clip % 256, "index": index}
     _paint(grey, 0, _with_crc(values, _OWN_BITS))
     return np.repeat(grey[:, :, None], 3, axis=2)

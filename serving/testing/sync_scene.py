@@ -87,7 +87,8 @@ class Scene:
     """A stream, how it is analysed, and what must come of it.
 
     replies: by picture index and pipeline. drops: by reason at ingest. wall: the wall clock as a function of monotonic
-    time, which nothing may depend on. version: the model_version every measured box must have.
+    time, which nothing may depend on. version: the model_version every measured box must have. absent: pictures
+    without the object, on which nothing may be drawn.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Scene:
     drops: dict[DropReason, int] = field(default_factory=dict)
     epochs: int = 1
     version: int = 1
+    absent: range = range(0)
     min_measured: float = 0.95
     min_coverage: float = 0.99
     max_fill_error: float = 0.5
@@ -204,11 +206,12 @@ class _Player:
     def _outcome(self, packet: CodedPacket, pipeline: str, reply: Reply) -> Outcome:
         if reply.version is None:
             return Outcome.dropped(DropReason.STALE, reply.attempt)
+        there = slice(0, int(packet.index not in self.scene.absent))
         found = Detections(
-            box_at(packet.true_ns)[None],
-            np.array([0.9], np.float32),
-            np.array([packet.index], np.int64),
-            np.array([self.scene.pipelines.index(pipeline)], np.int64),
+            box_at(packet.true_ns)[None][there],
+            np.array([0.9], np.float32)[there],
+            np.array([packet.index], np.int64)[there],
+            np.array([self.scene.pipelines.index(pipeline)], np.int64)[there],
         )
         return Outcome.of_result(
             FrameResult(pipeline, reply.version, "detection", found, payload_hash(found)), reply.attempt

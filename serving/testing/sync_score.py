@@ -18,7 +18,7 @@ from serving.types import FloatArray
 @dataclass(frozen=True, slots=True)
 class Score:
     """exact: share of measured boxes on their own frame. measured: share of analysed frames with a measured box.
-    coverage: share of frames with a box. fill_error: 95th percentile, in frames.
+    coverage: share of frames with the object that have a box. fill_error: 95th percentile, in frames.
     """
 
     exact: float
@@ -37,7 +37,11 @@ def score(scene: Scene, played: Played) -> Score:
     for shown, pipeline, box in _boxes(played):
         index = played.index_of[shown.frame.epoch, shown.frame.frame_seq]
         tally["wanted"] += shown.frame.analyse
+        tally["places"] += index not in scene.absent
         if box is None:
+            continue
+        if index in scene.absent:
+            wrong.append(f"box drawn on picture {index}, which is without the object")
             continue
         tally["covered"] += 1
         xyxy, class_id, tracker_id, origin = box
@@ -51,11 +55,10 @@ def score(scene: Scene, played: Played) -> Score:
         else:
             way = abs(float(xyxy[0]) - float(box_at(by_index[index].true_ns)[0]))
             errors.append(way / (SPEED * NS_PER_S / 30))
-    total = max(1, len(played.shown) * len(scene.pipelines))
     return Score(
         exact=tally["exact"] / max(1, tally["measured"]),
         measured=tally["measured"] / max(1, tally["wanted"]),
-        coverage=tally["covered"] / total,
+        coverage=tally["covered"] / max(1, tally["places"]),
         fill_error=float(np.percentile(errors, 95)) if errors else 0.0,
         wrong=tuple(wrong[:5]),
     )

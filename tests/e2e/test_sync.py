@@ -9,10 +9,15 @@ import pytest
 from typer.testing import CliRunner
 
 from serving.testing.mutants import MUTANTS
+from serving.testing.sync_check import MAX_FILL_ERROR, MAX_TOGGLES, MIN_COVERAGE, MIN_MEASURED
 from serving.testing.sync_clips import KINDS
 from serving.testing.sync_test import DTS_SHARES, MUTANT_KINDS, SyncReport, error_picture, sync_test
 
 QUICK = ("ibbp", "pyramid", "vfr", "wrap_both", "reconnect", "missing", "flv", "every_fifth")
+
+
+def test_the_bounds_are_those_of_the_specification_for_every_kind() -> None:
+    assert (MIN_MEASURED, MIN_COVERAGE, MAX_FILL_ERROR, MAX_TOGGLES) == (0.95, 0.99, 0.5, 1.0)
 
 
 @pytest.mark.parametrize("kind", QUICK)

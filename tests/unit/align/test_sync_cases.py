@@ -39,6 +39,12 @@ def test_millisecond_keys_miss_as_many_as_computed(case: str, missed: float) -> 
     assert abs(1 - score(scene, play(scene, MUTANTS["milliseconds"].parts)).measured - missed) <= 0.05
 
 
+def test_no_case_has_bounds_of_its_own() -> None:
+    for name, make in CASES.items():
+        scene = make()
+        assert (scene.min_measured, scene.min_coverage, scene.max_fill_error) == (0.95, 0.99, 0.5), name
+
+
 def test_the_wrap_cases_do_wrap() -> None:
     for name in ("wrap_ibbp", "wrap_pyramid3", "wrap_file", "bad_order_near_wrap", "wrap_flv"):
         scene = CASES[name]()
