@@ -63,6 +63,16 @@ class Settings(BaseModel):
     role_metrics_port: int = Field(
         0, ge=0, le=65535, description="loopback port of a role's healthz, readyz, metrics; 0: any free one"
     )
+    sources_allowed_folders: str = Field(
+        "", description="folders whose files a registered source may be, comma-separated; empty: none"
+    )
+    sources_allowed_hosts: str = Field(
+        "", description="private hosts and networks a registered source may be at, comma-separated; empty: none"
+    )
+    sources_secrets: str = Field(
+        "", description="environment variables a registered address may name as {NAME}, comma-separated; empty: none"
+    )
+    ingest_max_sources: int = Field(64, ge=1, le=1000, description="sources one ingest process reads at once")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
 
 

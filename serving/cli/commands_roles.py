@@ -36,7 +36,7 @@ def ingest(
 ) -> None:  # fmt: skip
     """Read one source: decode, key by PTS, write `frames`."""
     from serving.records import StreamMessage
-    from serving.roles.main import run_ingest
+    from serving.roles.main_ingest import run_ingest
 
     stream = StreamMessage(source_id, address, tuple(model), every, delay_ms, mixed, lease_s=timeout)
     role = run_ingest(settings_from(config, kafka=kafka), stream)

@@ -68,6 +68,17 @@ class LogIngest:
         self._outbox = Outbox(settings.held_pictures)
         self._places: dict[int, int] = {}  # frames written, by epoch
         self.frames = 0
+        self.over = True
+
+    @property
+    def epoch(self) -> int:
+        """The newest epoch with a frame on the log; 0 before the first."""
+        return max(self._places, default=0)
+
+    @property
+    def held(self) -> int:
+        """Records that wait for the broker."""
+        return len(self._outbox)
 
     @property
     def fenced(self) -> bool:
@@ -88,13 +99,14 @@ class LogIngest:
             if not self.fenced:
                 newest = max(self._places, default=0)
                 for epoch, frames in sorted(self._places.items()):
-                    self._claims.ended(epoch, frames, last=epoch == newest)
+                    self._claims.ended(epoch, frames, last=self.over and epoch == newest)
         finally:
             self._sender.close()
             self._timelines.close()
 
-    def stop(self) -> None:
-        """End at the present read."""
+    def stop(self, over: bool = True) -> None:
+        """End at the present read. over: the source ends with it; else somebody goes on, in the next epoch."""
+        self.over = over
         self.stage.stop()
 
     def _look_for_a_higher_epoch(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,24 +15,21 @@ from types import FrameType
 
 from serving.adapters.kafka import KafkaLog, KafkaOptions
 from serving.adapters.trackers import TRACKERS
-from serving.adapters.video import AddressSource, HlsWriter, ReaderOptions
+from serving.adapters.video import HlsWriter
 from serving.align import Accountant, CloseRule, Mixer, MixerSettings
 from serving.bundle import catalogue
 from serving.clock import NS_PER_MS, SystemClock
-from serving.config import ConfigInvalid, Settings, child_environment
+from serving.config import ConfigInvalid, Settings
 from serving.errors import EngineFailed
 from serving.frames import AlignedFrame, SourceKind
 from serving.media import OutputStream, VideoWriter
-from serving.records import StreamMessage, TimelineMessage, encode_stream
+from serving.records import TimelineMessage
 from serving.roles.accountant import LogAccountant
-from serving.roles.ingest import IngestSettings, LogIngest
 from serving.roles.mixer import LogMixer, NewMixRole
 from serving.roles.names import Names
-from serving.roles.sender import Sender
 from serving.roles.transport import LogTransport
 from serving.roles.worker import LogWorker, WorkerSettings
 from serving.streams.drawing import Drawing
-from serving.streams.ingest import ReconnectRules
 from serving.streams.jpeg import JpegCodec
 from serving.streams.lines import ResultLines, describe
 from serving.streams.main import OpenModel
@@ -73,30 +69,6 @@ def stop_on_signals(also: Callable[[], None] | None = None) -> Iterator[threadin
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def run_ingest(settings: Settings, stream: StreamMessage) -> LogIngest:
-    """One source, registered on `streams`, read to its end or until a signal."""
-    log, names = open_log(settings, "ingest")
-    reader = ReaderOptions(secrets=child_environment())
-    source = AddressSource(stream.source_id, stream.address, reader)
-    registering = Sender(log.producer())
-    registering.send(names.topic("streams"), encode_stream(stream), None)
-    registering.flush(10.0)
-    registering.close()
-    ending = threading.Event()
-    role = LogIngest(
-        log, names, source, stream, _process_name(), IngestSettings(JpegCodec(), rules=_rules(stream)), SystemClock(),
-        ending.wait,
-    )  # fmt: skip
-
-    def end() -> None:
-        ending.set()
-        role.stop()
-
-    with stop_on_signals(end):
-        role.run()
-    return role
 
 
 def run_worker(settings: Settings, models: Sequence[str], track: str, member: str, open_model: OpenModel) -> LogWorker:
@@ -200,16 +172,6 @@ class _Told:
 
 def _document(task: object, labels: Sequence[str]) -> Callable[..., Mapping[str, object]]:
     return lambda result: task.to_document(result, labels)  # type: ignore[attr-defined]
-
-
-def _rules(stream: StreamMessage) -> ReconnectRules:
-    return ReconnectRules(lease_s=stream.lease_s)
-
-
-def _process_name() -> str:
-    """Who claims: this start of ingest on this machine."""
-    host = "".join(c for c in socket.gethostname() if c.isalnum())[:24] or "host"
-    return f"{host}-{os.getpid()}-{SystemClock().monotonic_ns() % 10**9}"
 
 
 def _hang() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import time
 from dataclasses import dataclass
 
 
@@ -18,3 +21,9 @@ class Names:
     def group(self, role: str) -> str:
         """worker-MODEL, mixer, accountant, ingest."""
         return f"{self.prefix}{role}"
+
+
+def process_name() -> str:
+    """Who claims an epoch: this start of a process on this machine."""
+    host = "".join(c for c in socket.gethostname() if c.isalnum() and c.isascii())[:24] or "host"
+    return f"{host}-{os.getpid()}-{time.monotonic_ns() % 10**9}"

@@ -72,6 +72,11 @@ class IngestStage:
         self._last_picture_ns = clock.monotonic_ns()
 
     @property
+    def last_picture_ns(self) -> int:
+        """When the newest picture came, by the monotonic clock; before the first, when this began."""
+        return self._last_picture_ns
+
+    @property
     def live(self) -> bool:
         """By what the source is, or before it is connected, by what to expect of it."""
         return (self.info.kind if self.info else self._source.kind) is SourceKind.LIVE

@@ -1,0 +1,27 @@
+"""What a registered source may open: the settings `sources_*` as a policy. An address on the command line is the
+operator's own and is held to none of this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from serving.adapters.video import SourcePolicy
+from serving.config import Settings, child_environment
+
+
+def registered_policy(settings: Settings) -> SourcePolicy:
+    """Folders and private hosts that were allowed by name; everything else private is refused."""
+    folders = tuple(Path(folder) for folder in words(settings.sources_allowed_folders))
+    return SourcePolicy(False, folders, tuple(words(settings.sources_allowed_hosts)))
+
+
+def registered_secrets(settings: Settings) -> Mapping[str, str]:
+    """Only secrets that were named: whoever may register a source could send any other to a host of their own."""
+    environment = child_environment()
+    return {name: environment[name] for name in words(settings.sources_secrets) if name in environment}
+
+
+def words(text: str) -> list[str]:
+    """Of a comma-separated setting."""
+    return [word.strip() for word in text.split(",") if word.strip()]
