@@ -109,7 +109,7 @@ class Worker:
         error: ServingError | None = None
         for attempt in range(1, ATTEMPTS + 1):
             self.attempts += 1
-            answer = _ask(pipeline, request, sessions)
+            answer = _ask(pipeline, request, sessions, frame.pts_ns)
             if isinstance(answer, InferResponse):
                 return Outcome.of_result(_result(frame, pipeline, answer, sessions, rgb), attempt)
             if isinstance(answer, ParameterInvalid):
@@ -130,11 +130,13 @@ def _result(
     return FrameResult(pipeline.name, pipeline.model_version, pipeline.task, found, payload_hash(found), timings)
 
 
-def _ask(pipeline: Pipeline, request: InferRequest, sessions: Sequence[Session]) -> InferResponse | ServingError:
+def _ask(
+    pipeline: Pipeline, request: InferRequest, sessions: Sequence[Session], pts_ns: int
+) -> InferResponse | ServingError:
     asking = next((session for session in sessions if isinstance(session, ShapesRequests)), None)
     try:
         if asking is not None:
-            return asking.ask(request, pipeline.infer)
+            return asking.ask(request, pipeline.infer, pts_ns)
         answers = pipeline.infer([request])
     except ServingError as error:
         return error

@@ -168,8 +168,8 @@ class Session(Protocol):
 class ShapesRequests(Protocol):
     """A session that asks its model its own way (a search crop around the target, a state that goes along)."""
 
-    def ask(self, request: InferRequest, infer: Infer) -> InferResponse | ServingError:
-        """The answer for this frame. May be called again for the same frame after an error: `update` remembers."""
+    def ask(self, request: InferRequest, infer: Infer, pts_ns: int) -> InferResponse | ServingError:
+        """The answer for the frame at `pts_ns`. May be called again for the same frame after an error: `update` remembers."""
         ...
 
 

@@ -45,7 +45,7 @@ class Asks(Remembers):
 
     asked = 0
 
-    def ask(self, request: InferRequest, infer: Infer) -> InferResponse | ServingError:
+    def ask(self, request: InferRequest, infer: Infer, pts_ns: int) -> InferResponse | ServingError:
         self.asked += 1
         if self.asked == 1:
             return EngineFailed("once")
