@@ -15,7 +15,7 @@ import defect_artifacts as artifacts
 import defect_training as training
 import numpy as np
 import pytest
-from conftest import Base, quiet
+from defect_base import Base, quiet
 from safetensors.numpy import load_file, save_file
 
 from converters.certificate import NO_TRITON

@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from conftest import LIMIT, Converted, Lines, visible
+from convert_support import LIMIT, Converted, Lines, visible
 from safetensors.numpy import save_file
 
 from converters.main import convert

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import LIMIT, Converted, Lines, visible
+from convert_support import LIMIT, Converted, Lines, visible
 
 from converters.certify import certify
 from converters.main import convert

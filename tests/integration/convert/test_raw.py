@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import yaml
-from conftest import Lines
+from convert_support import Lines
 from onnx import TensorProto, helper, numpy_helper
 
 from converters.main import convert

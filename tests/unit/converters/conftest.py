@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_spec import tiny_spec
 
 from converters.job import ChildJob
-from serving.spec import ModelSpec
 
 HERE = Path(__file__).parent
 
@@ -18,19 +18,6 @@ HERE = Path(__file__).parent
 @pytest.fixture(autouse=True)
 def _nets_importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(HERE), *sys.path])
-
-
-def tiny_spec(**changes: Any) -> ModelSpec:
-    """The spec of nets.tiny: a grey 8x8 picture in, ten logits out."""
-    value: dict[str, Any] = {
-        "name": "tiny",
-        "task": "classification",
-        "factory": {"callable": "nets:tiny"},
-        "preprocess": {"width": 8, "height": 8, "colour": "grey"},
-        "labels": [str(i) for i in range(10)],
-        "outputs": ["logits"],
-    }
-    return ModelSpec.model_validate({**value, **changes})
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from conftest import tiny_spec
 from onnx import TensorProto, helper, numpy_helper
+from tiny_spec import tiny_spec
 
 from converters import tensorrt_build
 from converters.engine_from_onnx import openvino_from_onnx

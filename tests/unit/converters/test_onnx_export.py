@@ -14,8 +14,8 @@ pytest.importorskip("torch", reason="skipped: torch: make setup")
 
 import nets
 import torch
-from conftest import tiny_spec
 from onnx import TensorProto, helper, numpy_helper
+from tiny_spec import tiny_spec
 from torch import nn
 
 from converters.frozen import freeze

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from conftest import tiny_spec
 from onnx import TensorProto, helper, numpy_helper
+from tiny_spec import tiny_spec
 
 from converters.half_plan import typed
 from converters.precision import half_precision, run_fp16_emulated
