@@ -73,6 +73,8 @@ class Settings(BaseModel):
         "", description="environment variables a registered address may name as {NAME}, comma-separated; empty: none"
     )
     ingest_max_sources: int = Field(64, ge=1, le=1000, description="sources one ingest process reads at once")
+    redis: str = Field("", description="redis://, rediss:// or unix:// of the result index; empty: no index")
+    mixed_dir: Path = Field(Path("output/mixed"), description="mixed video of the mixers, a folder a source")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
 
 
@@ -122,6 +124,11 @@ def _from_file(path: Path | None) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigInvalid(f"{path}: expected a mapping of settings, got {type(value).__name__}")
     return value
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """Settings as the environment of a process that shall have the same."""
+    return {PREFIX + name.upper(): str(value) for name, value in settings.model_dump(mode="json").items()}
 
 
 def child_environment(**extra: str) -> dict[str, str]:

@@ -20,6 +20,7 @@ RUNTIME_OF = {
     "av": "serving/adapters/video",
     "trackers": "serving/adapters/trackers",
     "confluent_kafka": "serving/adapters/kafka",
+    "redis": "serving/adapters/redis",
 }
 
 

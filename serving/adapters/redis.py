@@ -1,0 +1,346 @@
+"""The result index on Redis; the only importer of redis.
+
+Keys, all under `<prefix>lockstep:` and all with a time to live (docs/redis.md):
+
+    minutes:<source>:<epoch>        sorted set: minutes of PTS that have results
+    pts:<source>:<epoch>:<minute>   sorted set: member `<pts_ns>:<pipeline>`, score microseconds (exact to 285 years)
+    doc:<source>:<epoch>:<minute>   hash: the same member -> result document, JSON
+    epochs:<source>                 sorted set
+    latest:<source>                 hash: pipeline -> result document
+    fresh:<source>                  set anew with each result; its remaining time to live tells the result's age
+    state:<role>:<source>           JSON
+    mark:<name>                     text
+
+No script, no CONFIG, no KEYS is used, so the account needs none of them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.retry import Retry
+
+from serving.errors import Unavailable
+from serving.ports_index import MINUTE_NS, NS_PER_US, ROLES, STATE_TTL_S, Json, Latest, Page, Place, place_of
+
+logger = logging.getLogger("lockstep.index")
+
+CONNECT_S = 0.3
+ANSWER_S = 0.5
+REST_S = 0.5  # after a failure callers are refused at once for so long
+MAX_STATES = 4096
+MAX_VALUE_BYTES = 1 << 20
+PIECE = 256
+_RESULT_TYPES = (b"zset", b"hash", b"zset", b"zset")  # of the keys of one minute of results
+Answer = TypeVar("Answer")
+
+
+class RedisIndex:
+    """Meets `serving.ports_index.ResultIndex`. Nothing connects before it is used.
+
+    url: redis://, rediss:// or unix://. retention_s: how long results stay after they were written.
+    """
+
+    def __init__(self, url: str, prefix: str = "", retention_s: float = 21_600.0) -> None:
+        self._prefix, self._ttl_ms = f"{prefix}lockstep:", int(retention_s * 1000)
+        self._client = redis.Redis.from_url(
+            url,
+            socket_connect_timeout=CONNECT_S,
+            socket_timeout=ANSWER_S,
+            retry=Retry(NoBackoff(), 0),
+            decode_responses=False,
+            health_check_interval=0,
+            client_name="lockstep",
+        )
+        self._refuse_until = 0.0
+        self._mailbox = _StateMailbox(self._write_states)
+
+    # -- results ----------------------------------------------------------------------------------------------------
+
+    def write(self, source_id: str, documents: Sequence[Json], fresh: bool = True) -> None:
+        """Put result documents at their places. Raises Unavailable."""
+        placed = [(place_of(document), _dumps(document)) for document in documents]
+        newest: dict[str, tuple[Place, str]] = {}
+        for (place, text), document in zip(placed, documents, strict=True):
+            known = newest.get(place.pipeline)
+            if document.get("outcome") == "result" and (known is None or place >= known[0]):
+                newest[place.pipeline] = (place, text)
+        for start in range(0, len(placed), PIECE):
+            self._write_piece(source_id, placed[start : start + PIECE])
+        if newest:
+            self._write_latest(source_id, newest, fresh)
+
+    def _write_piece(self, source_id: str, placed: Sequence[tuple[Place, str]]) -> None:
+        minutes: dict[tuple[int, int], dict[str, tuple[int, str]]] = {}
+        for place, text in placed:
+            minute = minutes.setdefault((place.epoch, place.pts_ns // MINUTE_NS), {})
+            minute[f"{place.pts_ns}:{place.pipeline}"] = (place.pts_ns // NS_PER_US, text)
+
+        keys = {place: self._result_keys(source_id, *place) for place in minutes}
+        kinds = {key: kind for found in keys.values() for key, kind in zip(found, _RESULT_TYPES, strict=True)}
+
+        def ask(client: Any) -> None:
+            pipe = client.pipeline(transaction=False)
+            for place, members in minutes.items():
+                marks, docs, listed, epochs = keys[place]
+                pipe.zadd(marks, {member: score for member, (score, _) in members.items()})
+                pipe.hset(docs, mapping={member: text for member, (_, text) in members.items()})
+                pipe.zadd(listed, {str(place[1]): place[1]})
+                pipe.zadd(epochs, {str(place[0]): place[0]})
+            for key in kinds:
+                pipe.pexpire(key, self._ttl_ms)
+            pipe.execute()
+
+        self._own(ask, kinds)
+
+    def _write_latest(self, source_id: str, newest: Mapping[str, tuple[Place, str]], fresh: bool) -> None:
+        """Read and replace: each source has one writer."""
+        key = self._key("latest", source_id)
+
+        def ask(client: Any) -> None:
+            known = [_document(value) for value in client.hmget(key, list(newest))]
+            older = {
+                name: text
+                for (name, (place, text)), there in zip(newest.items(), known, strict=True)
+                if there is None or place_of(there) <= place
+            }
+            pipe = client.pipeline(transaction=False)
+            if older:
+                pipe.hset(key, mapping=older)
+                pipe.pexpire(key, self._ttl_ms)
+            if fresh:
+                pipe.set(self._key("fresh", source_id), "1", px=self._ttl_ms)
+            pipe.execute()
+
+        self._own(ask, {key: b"hash"})
+
+    def results(self, source_id: str, epoch: int, from_ns: int, to_ns: int | None, limit: int) -> Page:
+        """Documents of a half-open range. Raises Unavailable."""
+        found: list[tuple[Place, Json]] = []
+        for minute in self._minutes(source_id, epoch, from_ns, to_ns):
+            found += sorted(self._of_minute(source_id, epoch, minute, from_ns, to_ns), key=lambda row: row[0])
+            if len(found) > limit and found[limit - 1][0].pts_ns != found[-1][0].pts_ns:
+                break
+        if len(found) <= limit:
+            return Page(tuple(document for _, document in found))
+        last_pts = found[limit - 1][0].pts_ns
+        taken = [row for row in found if row[0].pts_ns <= last_pts]
+        after = found[len(taken)][0].pts_ns if len(taken) < len(found) else None
+        return Page(tuple(document for _, document in taken), after)
+
+    def _minutes(self, source_id: str, epoch: int, from_ns: int, to_ns: int | None) -> list[int]:
+        key = self._result_keys(source_id, epoch, 0)[2]
+        high: int | str = "+inf" if to_ns is None else (to_ns - 1) // MINUTE_NS
+        found: list[bytes] = self._ask(lambda client: client.zrangebyscore(key, from_ns // MINUTE_NS, high), [])
+        return [int(minute) for minute in found if minute.isdigit()]
+
+    def _of_minute(
+        self, source_id: str, epoch: int, minute: int, from_ns: int, to_ns: int | None
+    ) -> Iterator[tuple[Place, Json]]:
+        marks, docs, *_ = self._result_keys(source_id, epoch, minute)
+        high: int | str = "+inf" if to_ns is None else to_ns // NS_PER_US
+        members: list[bytes] = self._ask(lambda client: client.zrangebyscore(marks, from_ns // NS_PER_US, high), [])
+        for start in range(0, len(members), PIECE):
+            piece = members[start : start + PIECE]
+            values: list[Any] = self._ask(partial(_hmget, docs, piece), [None] * len(piece))
+            for member, value in zip(piece, values, strict=True):
+                document, place = _document(value), _place(member, epoch)
+                if document is None or place is None or _place_or_none(document) != place:
+                    continue
+                if from_ns <= place.pts_ns and (to_ns is None or place.pts_ns < to_ns):
+                    yield place, document
+
+    def epochs(self, source_id: str) -> tuple[int, ...]:
+        """Epochs that have results. Raises Unavailable."""
+        found: list[bytes] = self._ask(lambda client: client.zrange(self._key("epochs", source_id), 0, -1), [])
+        return tuple(int(epoch) for epoch in found if epoch.isdigit())
+
+    def latest(self, source_id: str) -> Latest:
+        """The newest results. Raises Unavailable."""
+        key, fresh = self._key("latest", source_id), self._key("fresh", source_id)
+        values: dict[bytes, bytes] = self._ask(lambda client: client.hgetall(key), {})
+        left_ms = self._ask(lambda client: client.pttl(fresh), -2)
+        documents = {name.decode("utf-8", "replace"): _document(value) for name, value in values.items()}
+        good = {name: document for name, document in documents.items() if document and _place_or_none(document)}
+        return Latest(good, max(0.0, (self._ttl_ms - left_ms) / 1000) if left_ms >= 0 else None)
+
+    # -- states and marks -------------------------------------------------------------------------------------------
+
+    def put_state(self, role: str, source_id: str, fields: Json) -> None:
+        """What a role says of a source; written by a thread of its own."""
+        self._mailbox.put(self._key("state", f"{role}:{source_id}"), _dumps(fields))
+
+    def _write_states(self, states: Mapping[str, str]) -> None:
+        def ask(client: Any) -> None:
+            pipe = client.pipeline(transaction=False)
+            for key, text in states.items():
+                pipe.set(key, text, px=int(STATE_TTL_S * 1000))
+            pipe.execute()
+
+        self._ask(ask)
+
+    def states(self, source_ids: Sequence[str]) -> Mapping[str, Mapping[str, Json]]:
+        """What the roles say. Raises Unavailable."""
+        asked = [(source_id, role) for source_id in source_ids for role in ROLES]
+        found: dict[str, dict[str, Json]] = {source_id: {} for source_id in source_ids}
+        for start in range(0, len(asked), PIECE):
+            piece = asked[start : start + PIECE]
+            keys = [self._key("state", f"{role}:{source_id}") for source_id, role in piece]
+            values: list[Any] = self._ask(partial(_mget, keys))
+            for (source_id, role), value in zip(piece, values, strict=True):
+                if (state := _document(value)) is not None:
+                    found[source_id][role] = state
+        return found
+
+    def forget(self, source_id: str) -> None:
+        """Take states and latest results away. Raises Unavailable."""
+        keys = [self._key("state", f"{role}:{source_id}") for role in ROLES]
+        keys += [self._key("latest", source_id), self._key("fresh", source_id)]
+        self._ask(lambda client: client.delete(*keys))
+
+    def exchange(self, name: str, value: str) -> str | None:
+        """Leave a mark, return the last one. Raises Unavailable."""
+        key = self._key("mark", name)
+        before = self._own(lambda client: client.set(key, value, get=True, px=self._ttl_ms), {key: b"string"})
+        return before.decode("utf-8", "replace") if isinstance(before, bytes) else None
+
+    def close(self) -> None:
+        """Let go."""
+        self._mailbox.close()
+        self._client.close()
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _key(self, kind: str, rest: str) -> str:
+        return f"{self._prefix}{kind}:{rest}"
+
+    def _result_keys(self, source_id: str, epoch: int, minute: int) -> tuple[str, str, str, str]:
+        timeline = f"{source_id}:{epoch}"
+        return (
+            self._key("pts", f"{timeline}:{minute}"),
+            self._key("doc", f"{timeline}:{minute}"),
+            self._key("minutes", timeline),
+            self._key("epochs", source_id),
+        )
+
+    def _ask(self, question: Callable[[Any], Answer], planted: Answer | None = None) -> Answer:
+        """One exchange with the server. planted: the answer where a key holds another type than ours: a miss."""
+        with self._guarded():
+            try:
+                return question(self._client)
+            except ResponseError as error:
+                if planted is None or "WRONGTYPE" not in str(error):
+                    raise
+                return planted
+
+    def _own(self, writing: Callable[[Any], Answer], keys: Mapping[str, bytes]) -> Answer:
+        """Write to keys that are ours, of these types: where somebody planted another type, that one goes first."""
+        with self._guarded():
+            try:
+                return writing(self._client)
+            except ResponseError as error:
+                if "WRONGTYPE" not in str(error):
+                    raise
+                foreign = [key for key, kind in keys.items() if self._client.type(key) not in (kind, b"none")]
+                self._client.delete(*foreign)
+                return writing(self._client)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Every error of the client is Unavailable; after a dead connection nobody waits again for a moment."""
+        if time.monotonic() < self._refuse_until:
+            raise Unavailable("the index is away")
+        try:
+            yield
+        except (RedisConnectionError, redis.exceptions.TimeoutError, OSError) as error:
+            self._refuse_until = time.monotonic() + REST_S
+            raise Unavailable(f"the index is away: {type(error).__name__}") from error
+        except RedisError as error:
+            raise Unavailable(f"the index refused: {type(error).__name__}") from error
+
+
+class _StateMailbox:
+    """The newest state of each role and source, written by one thread; what cannot be written is forgotten."""
+
+    def __init__(self, write: Callable[[Mapping[str, str]], None]) -> None:
+        self._write, self._waiting = write, dict[str, str]()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def put(self, key: str, text: str) -> None:
+        """Take a state; over MAX_STATES sources the ones that wait are enough."""
+        with self._changed:
+            if self._closed or (len(self._waiting) >= MAX_STATES and key not in self._waiting):
+                return
+            self._waiting[key] = text
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="index-states", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join(2 * (CONNECT_S + ANSWER_S))
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                if self._closed and not self._waiting:
+                    return
+                states, self._waiting = self._waiting, {}
+            try:
+                self._write(states)
+            except Unavailable as error:
+                logger.debug("states of %d sources not written: %s", len(states), error)
+
+
+def _hmget(key: str, members: Sequence[bytes], client: Any) -> list[Any]:
+    return list(client.hmget(key, members))
+
+
+def _mget(keys: Sequence[str], client: Any) -> list[Any]:
+    return list(client.mget(keys))
+
+
+def _dumps(document: Json) -> str:
+    return json.dumps(document, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def _document(value: Any) -> Json | None:
+    """A JSON object, or None: whatever else somebody put there is a miss, and is never unpickled."""
+    if not isinstance(value, bytes) or len(value) > MAX_VALUE_BYTES:
+        return None
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _place(member: bytes, epoch: int) -> Place | None:
+    pts, _, pipeline = member.decode("utf-8", "replace").partition(":")
+    return Place(epoch, int(pts), pipeline) if pts.isascii() and pts.isdigit() and len(pts) < 20 else None
+
+
+def _place_or_none(document: Json) -> Place | None:
+    try:
+        return place_of(document)
+    except (KeyError, TypeError):
+        return None

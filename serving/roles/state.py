@@ -1,0 +1,35 @@
+"""What a role says of each of its sources, once a second: for `/v1/streams`, for the console, for nobody's decision.
+
+The gateway reads these fields where they are there (docs/redis.md); a role may say more:
+
+- ingest: epoch, fps_in, frames, connected, error
+- worker: fps_analysed, analysed
+- mixer: epoch, shown, late, missing, mismatched
+- accountant: epoch, accepted, results, dropped {reason: count}, dead {reason: count}, in_flight
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from serving.ports_index import ROLES, ResultIndex
+
+MAX_STATE_BYTES = 16 << 10
+
+
+def publish_state(index: ResultIndex | None, role: str, source_id: str, fields: Mapping[str, Any]) -> None:
+    """Say `fields` of a source, as JSON. Returns at once, does nothing without an index, and never fails for one that
+    is away. ValueError for a role that is none and for fields that are not JSON of at most 16 KiB."""
+    if role not in ROLES:
+        raise ValueError(f"publish_state.role: expected one of {ROLES}, got {role!r}")
+    if index is None:
+        return
+    try:
+        size = len(json.dumps(fields, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"publish_state of {role}: expected plain JSON values: {error}") from error
+    if size > MAX_STATE_BYTES:
+        raise ValueError(f"publish_state of {role}: expected at most {MAX_STATE_BYTES} bytes, got {size}")
+    index.put_state(role, source_id, fields)
