@@ -6,8 +6,10 @@ A tracker is such a session. A new epoch begins with new ones, so that nothing i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from serving.frames import Frame
 from serving.ports import Tracker
@@ -28,13 +30,24 @@ def session_of(task: Task, spec: ModelSpec, parameters: Mapping[str, Any]) -> Ne
 
 @dataclass(frozen=True, slots=True)
 class TrackerSession:
-    """A tracker as a session: boxes get track ids, other results pass."""
+    """A tracker as a session: boxes get track ids, other results pass.
+
+    first_id: added to every id. A tracker that begins within an epoch, because another worker had the source before,
+    gives no id a second time.
+    """
 
     tracker: Tracker
+    first_id: int = 0
 
     def update(self, result: TaskResult, pts_ns: int, picture: PixelArray) -> TaskResult:
         """See `serving.ports.Tracker.update`."""
-        return self.tracker.update(result, pts_ns) if isinstance(result, Detections) else result
+        if not isinstance(result, Detections):
+            return result
+        found = self.tracker.update(result, pts_ns)
+        if not self.first_id or found.tracker_id is None:
+            return found
+        ids = np.where(found.tracker_id >= 0, found.tracker_id + self.first_id, found.tracker_id)
+        return replace(found, tracker_id=ids.astype(np.int64))
 
 
 class Sessions:
@@ -51,3 +64,8 @@ class Sessions:
             sessions = tuple(make() for make in new)
             self._kept[key] = frame.epoch, sessions
         return sessions
+
+    def forget(self, source_id: str) -> None:
+        """What is remembered of a source is worth nothing any more: the next frame begins anew."""
+        for key in [key for key in self._kept if key[0] == source_id]:
+            del self._kept[key]

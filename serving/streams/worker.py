@@ -6,14 +6,14 @@ in frame_seq order with the frame's own time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from serving.align import payload_hash
-from serving.errors import EngineFailed, ParameterInvalid, ServingError, Unavailable
+from serving.errors import DeadlineExceeded, EngineFailed, Overloaded, ParameterInvalid, ServingError, Unavailable
 from serving.frames import DeadReason, DropReason, Frame, FrameResult, Outcome, PictureCodec, Posting
 from serving.ports import Tracker
 from serving.streams.sessions import NewSession, Sessions, TrackerSession
@@ -22,6 +22,7 @@ from serving.tasks.base import Session, ShapesRequests
 from serving.types import InferRequest, InferResponse, PixelArray, TaskResult
 
 ATTEMPTS = 3
+ABSENT = (Unavailable, Overloaded, DeadlineExceeded)  # the model was not reached: no word about the frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +44,19 @@ class Pipeline:
     certificate_id: str = ""
     new_session: NewSession | None = None
 
-    @property
-    def sessions(self) -> tuple[NewSession, ...]:
-        """What a timeline of this pipeline begins with, in the order of calling."""
-        tracker = self.new_tracker
-        tracking: tuple[NewSession, ...] = (lambda: TrackerSession(tracker()),) if tracker is not None else ()
-        return (self.new_session, *tracking) if self.new_session is not None else tracking
-
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """What of a source is analysed: `roi` as x1,y1,x2,y2 in source pixels, `mask` bool [h, w], False is blacked out."""
+    """What of a source is analysed, and how.
+
+    roi: x1,y1,x2,y2 in source pixels. mask: bool [h, w], False is blacked out. parameters: of this source's requests.
+    new_tracker: in place of the pipelines' own, for boxes; None: theirs.
+    """
 
     roi: str = ""
     mask: np.ndarray[Any, np.dtype[np.bool_]] | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    new_tracker: Callable[[], Tracker] | None = None
 
     def masked(self, rgb: PixelArray) -> PixelArray:
         """The picture with what is not to be seen blacked out; ParameterInvalid where the sizes differ."""
@@ -68,56 +68,135 @@ class Region:
         return np.where(self.mask[:, :, None], rgb, 0).astype(np.uint8)
 
 
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A frame that can be sent. rgb: what sessions see. encoded: what models see, where pictures go encoded."""
+
+    frame: Frame
+    region: Region
+    rgb: PixelArray
+    encoded: bytes | None
+
+    def request(self, pipeline: Pipeline) -> InferRequest:
+        roi = {"roi": self.region.roi} if self.region.roi else {}
+        parameters = {**pipeline.parameters, **self.region.parameters, **roi}
+        return InferRequest(self.encoded, self.rgb if self.encoded is None else None, parameters=parameters)
+
+
 class Worker:
-    """Analyses one frame at a time. `transport`: send pictures through this codec first, as a log would."""
+    """Analyses frames. `transport`: send pictures through this codec first, as a log would.
+
+    regions: by source; asked again for every frame. first_id: of the tracks of a tracker that begins with this frame.
+    """
 
     def __init__(
         self,
         pipelines: Sequence[Pipeline],
         regions: Mapping[str, Region] | None = None,
         transport: PictureCodec | None = None,
+        first_id: Callable[[Frame], int] = lambda frame: 0,
     ) -> None:
         self.pipelines = {pipeline.name: pipeline for pipeline in pipelines}
-        self._regions = regions or {}
-        self._transport = transport
+        self._regions = regions if regions is not None else {}
+        self._transport, self._first_id = transport, first_id
         self._sessions = Sessions()
         self.attempts = 0
 
     def analyse(self, frame: Frame) -> list[Posting]:
-        """An outcome for every pipeline of the frame, in their order. Raises ParameterInvalid (roi, mask, scenario)."""
+        """An outcome for every pipeline of the frame, in their order.
+
+        Raises ParameterInvalid (roi, mask, scenario), ValueError where the picture does not decode.
+        """
+        (postings,) = self.analyse_many([frame])
+        if isinstance(postings, Exception):
+            raise postings
+        return postings
+
+    def analyse_many(self, frames: Sequence[Frame]) -> list[list[Posting] | ParameterInvalid | ValueError]:
+        """The same of several frames, each model asked once about all of them. Frames of a source stand in their order.
+
+        What is wrong with one frame is its own; the others have their outcomes.
+        """
+        ready = [self._ready(frame) for frame in frames]
+        outcomes: list[dict[str, Outcome | ParameterInvalid]] = [{} for _ in frames]
+        for name, pipeline in self.pipelines.items():
+            mine = {n: r for n, r in enumerate(ready) if isinstance(r, _Ready) and name in r.frame.pipelines}
+            for n, outcome in self._outcomes(pipeline, mine):
+                outcomes[n][name] = outcome
+        return [
+            _postings(r.frame, found) if isinstance(r, _Ready) else r for r, found in zip(ready, outcomes, strict=True)
+        ]
+
+    def forget(self, source_id: str) -> None:
+        """Another worker has the source, or it is analysed otherwise from now on: its sessions begin anew."""
+        self._sessions.forget(source_id)
+
+    def _ready(self, frame: Frame) -> _Ready | ParameterInvalid | ValueError:
         assert frame.picture is not None, "a frame without picture is not sent to inference"
         region = self._regions.get(frame.source_id, Region())
-        rgb = region.masked(frame.picture.rgb(self._transport))
-        encoded = self._transport.encode(rgb) if self._transport is not None else None
-        if self._transport is not None and encoded is not frame.picture.encoded and self._remembers(frame):
-            rgb = self._transport.decode(encoded or b"")  # sessions see what the model sees
-        postings = []
-        for name in frame.pipelines:
-            pipeline = self.pipelines[name]
-            parameters = {**pipeline.parameters, **({"roi": region.roi} if region.roi else {})}
-            picture = rgb if encoded is None else None
-            request = InferRequest(encoded, picture, parameters=parameters)
-            outcome = self._outcome(frame, pipeline, request, rgb)
-            postings.append(Posting(frame.ledger_key(name), frame.pts_ns, outcome))
-        return postings
+        try:
+            rgb = region.masked(frame.picture.rgb(self._transport))
+            encoded = self._transport.encode(rgb) if self._transport is not None else None
+            if self._transport is not None and encoded is not frame.picture.encoded and self._remembers(frame):
+                rgb = self._transport.decode(encoded or b"")  # sessions see what the model sees
+        except (ParameterInvalid, ValueError) as error:
+            return error
+        return _Ready(frame, region, rgb, encoded)
 
     def _remembers(self, frame: Frame) -> bool:
         return any(self.pipelines[name].new_session is not None for name in frame.pipelines)
 
-    def _outcome(self, frame: Frame, pipeline: Pipeline, request: InferRequest, rgb: PixelArray) -> Outcome:
-        sessions = self._sessions.of(frame, pipeline.name, pipeline.sessions)
-        error: ServingError | None = None
+    def _sessions_of(self, ready: _Ready, pipeline: Pipeline) -> tuple[Session, ...]:
+        """In the order of calling: the task's own, then the tracker, which sees what that returned."""
+        frame, new_tracker = ready.frame, ready.region.new_tracker or pipeline.new_tracker
+        new = [pipeline.new_session] if pipeline.new_session is not None else []
+        if new_tracker is not None:
+            new.append(lambda: TrackerSession(new_tracker(), self._first_id(frame)))
+        return self._sessions.of(frame, pipeline.name, new)
+
+    def _outcomes(
+        self, pipeline: Pipeline, mine: Mapping[int, _Ready]
+    ) -> Iterator[tuple[int, Outcome | ParameterInvalid]]:
+        """One batch; frames of sessions that shape their own requests go one by one, as each depends on the last."""
+        together: dict[int, _Ready] = {}
+        for n, ready in mine.items():
+            if any(isinstance(session, ShapesRequests) for session in self._sessions_of(ready, pipeline)):
+                yield n, self._outcome(pipeline, ready, None)
+            else:
+                together[n] = ready
+        if together:
+            self.attempts += len(together)
+            answers = _ask_all(pipeline, [ready.request(pipeline) for ready in together.values()])
+            for (n, ready), answer in zip(together.items(), answers, strict=True):
+                yield n, self._outcome(pipeline, ready, answer)
+
+    def _outcome(
+        self, pipeline: Pipeline, ready: _Ready, first: InferResponse | ServingError | None
+    ) -> Outcome | ParameterInvalid:
+        """first: what the batch answered; the second and third attempt are made alone."""
+        sessions = self._sessions_of(ready, pipeline)
         for attempt in range(1, ATTEMPTS + 1):
-            self.attempts += 1
-            answer = _ask(pipeline, request, sessions, frame.pts_ns)
+            answer, first = first, None
+            if answer is None:
+                self.attempts += 1
+                answer = _ask(pipeline, ready.request(pipeline), sessions, ready.frame.pts_ns)
             if isinstance(answer, InferResponse):
-                return Outcome.of_result(_result(frame, pipeline, answer, sessions, rgb), attempt)
+                return Outcome.of_result(_result(ready.frame, pipeline, answer, sessions, ready.rgb), attempt)
             if isinstance(answer, ParameterInvalid):
-                raise answer  # the operator's mistake, and the same on every frame
-            error = answer
-        if isinstance(error, Unavailable):
-            return Outcome.dropped(DropReason.MODEL_UNAVAILABLE, ATTEMPTS)
+                return answer  # the operator's mistake, and the same on every frame
+            if isinstance(answer, ABSENT):
+                return Outcome.dropped(DropReason.MODEL_UNAVAILABLE, attempt)  # asked again at once it is away still
         return Outcome.dead_letter(DeadReason.RETRY_EXHAUSTED, ATTEMPTS)
+
+
+def _postings(frame: Frame, found: Mapping[str, Outcome | ParameterInvalid]) -> list[Posting] | ParameterInvalid:
+    postings = []
+    for name in frame.pipelines:
+        outcome = found[name]
+        if isinstance(outcome, ParameterInvalid):
+            return outcome
+        postings.append(Posting(frame.ledger_key(name), frame.pts_ns, outcome))
+    return postings
 
 
 def _result(
@@ -130,16 +209,24 @@ def _result(
     return FrameResult(pipeline.name, pipeline.model_version, pipeline.task, found, payload_hash(found), timings)
 
 
+def _ask_all(pipeline: Pipeline, requests: Sequence[InferRequest]) -> Sequence[InferResponse | ServingError]:
+    try:
+        answers = pipeline.infer(requests)
+    except ServingError as error:
+        return [error] * len(requests)
+    if len(answers) != len(requests):
+        wrong = EngineFailed(f"{pipeline.name}: {len(requests)} requests were sent, {len(answers)} answers came")
+        return [wrong] * len(requests)
+    return answers
+
+
 def _ask(
     pipeline: Pipeline, request: InferRequest, sessions: Sequence[Session], pts_ns: int
 ) -> InferResponse | ServingError:
     asking = next((session for session in sessions if isinstance(session, ShapesRequests)), None)
+    if asking is None:
+        return _ask_all(pipeline, [request])[0]
     try:
-        if asking is not None:
-            return asking.ask(request, pipeline.infer, pts_ns)
-        answers = pipeline.infer([request])
+        return asking.ask(request, pipeline.infer, pts_ns)
     except ServingError as error:
         return error
-    if len(answers) != 1:
-        return EngineFailed(f"{pipeline.name}: one request was sent, {len(answers)} answers came")
-    return answers[0]
