@@ -99,12 +99,13 @@ def run_one(
     pipelines: Sequence[Pipeline] = (),
     settings: RunSettings | None = None,
     output: Path | None = None,
+    shown: Shown | None = None,
     **more: Any,
 ) -> Ran:
-    """Run one source; its result lines and shown frames."""
+    """Run one source; its result lines and shown frames. shown: what another thread watches while it runs."""
     if isinstance(source, Path | str):
         source = AddressSource("s", str(source), ReaderOptions(read_timeout_s=2.0))
-    results, shown = io.StringIO(), Shown()
+    results, shown = io.StringIO(), shown or Shown()
     path = output
 
     def writers(stream: OutputStream) -> list[Mp4Writer]:
