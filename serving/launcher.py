@@ -20,7 +20,7 @@ from types import FrameType
 
 import httpx2 as httpx
 
-from serving.config import PREFIX, Settings, child_environment
+from serving.config import PREFIX, Settings, as_environment, child_environment
 from serving.errors import Unavailable
 from serving.triton.embedded import EmbeddedTriton
 
@@ -71,7 +71,7 @@ def _triton(settings: Settings, models: Sequence[str]) -> Iterator[str]:
 @contextlib.contextmanager
 def _gateway(settings: Settings, models: Sequence[str], triton_url: str) -> Iterator[subprocess.Popen[str]]:
     """The gateway's process; its address goes to stdout as it is printed."""
-    values = {PREFIX + name.upper(): str(value) for name, value in settings.model_dump(mode="json").items()}
+    values = as_environment(settings)
     values[PREFIX + "TRITON_URL"] = triton_url
     command = [sys.executable, "-m", "serving.gateway.main", *models]
     env = child_environment(**values)

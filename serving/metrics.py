@@ -167,6 +167,17 @@ METRICS: tuple[MetricDefinition, ...] = (
     MetricDefinition(
         "lockstep_role_dead_letters_total", "counter", "Records written to dead_letter, by reason.", ("reason",)
     ),
+    MetricDefinition("lockstep_ingest_sources", "gauge", "Sources of this process, by what they do.", ("state",)),
+    MetricDefinition("lockstep_ingest_source_up", "gauge", "1 while a process reads this source.", ("source",)),
+    MetricDefinition(
+        "lockstep_ingest_source_frames", "gauge", "Records written by a source's present process.", ("source",)
+    ),
+    MetricDefinition(
+        "lockstep_ingest_picture_age_seconds", "gauge", "Time since the newest picture of a source.", ("source",)
+    ),
+    MetricDefinition(
+        "lockstep_ingest_child_ends_total", "counter", "Ends of processes that read a source, by how.", ("how",)
+    ),
     MetricDefinition("lockstep_worker_queue_frames", "gauge", "Frames that wait for inference.", ("source",)),
     MetricDefinition(
         "lockstep_worker_queue_fill", "gauge", "Share of a source's queue that is taken, 0 to 1.", ("source",)
@@ -221,6 +232,11 @@ METRICS: tuple[MetricDefinition, ...] = (
     MetricDefinition(
         "lockstep_ledger_in_flight", "gauge", "Ledger keys that are not closed yet.", ("source", "pipeline")
     ),
+    MetricDefinition("lockstep_index_up", "gauge", "1 while the result index answers its writer, else 0."),
+    MetricDefinition("lockstep_index_written_total", "counter", "Results written into the index."),
+    MetricDefinition(
+        "lockstep_index_rebuilds_total", "counter", "Partitions whose index was lost or new, and is read from the log."
+    ),
 )
 
 # What values a label can have; docs/metrics.md prints it, the cardinality test checks it.
@@ -239,6 +255,8 @@ LABEL_VALUES: dict[str, str] = {
     "topic": "a topic of docs/kafka.md, without the prefix",
     "change": "assigned, revoked, lost",
     "output": "recording, publish",
+    "state": "running, backoff, ended, fenced, crowded",
+    "how": "over, handed_over, fenced, failed, crashed, stalled",
 }
 
 

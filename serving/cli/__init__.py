@@ -21,9 +21,17 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from serving.cli import commands_models, commands_roles, commands_serving, commands_streams, commands_topics
+    from serving.cli import (
+        commands_ingest,
+        commands_models,
+        commands_roles,
+        commands_serving,
+        commands_streams,
+        commands_topics,
+    )
 
-    for module in (commands_models, commands_serving, commands_streams, commands_topics, commands_roles):
+    modules = (commands_models, commands_serving, commands_streams, commands_topics, commands_roles, commands_ingest)
+    for module in modules:
         module.register(app)
 
 

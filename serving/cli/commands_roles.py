@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from serving.cli.commands_ingest import ingest
 from serving.cli.output import print_json, print_table, say, settings_from
 
 Kafka = Annotated[str | None, typer.Option("--kafka", help="host:port of the brokers")]
@@ -22,31 +23,6 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     for command in (ingest, worker, mixer, accountant, ledger):
         app.command()(command)
-
-
-def ingest(
-    source_id: Annotated[str, typer.Argument(help="name of the source")],
-    address: Annotated[str, typer.Argument(help="file, folder or network address; secrets by name: {CAMERA_1}")],
-    model: Models,
-    every: Annotated[int, typer.Option(min=1, help="analyse each n-th frame")] = 1,
-    delay_ms: Annotated[int, typer.Option(help="presentation delay of a live source, milliseconds")] = 250,
-    mixed: Annotated[bool, typer.Option(help="every frame carries its picture, so that a mixer can show it")] = True,
-    timeout: Annotated[int | None, typer.Option(help="a live source without a picture for S seconds ends")] = None,
-    kafka: Kafka = None, config: Config = None, json: Json = False,
-) -> None:  # fmt: skip
-    """Read one source: decode, key by PTS, write `frames`."""
-    from serving.records import StreamMessage
-    from serving.roles.main_ingest import run_ingest
-
-    stream = StreamMessage(source_id, address, tuple(model), every, delay_ms, mixed, lease_s=timeout)
-    role = run_ingest(settings_from(config, kafka=kafka), stream)
-    stage = role.stage
-    document = {"source_id": source_id, "records": role.frames, "pictures": stage.counters.pictures}
-    document |= {"fenced": role.fenced, "error": str(stage.error) if stage.error else None}
-    print_json(document) if json else print_table("ingest", [document])
-    if stage.error is not None:
-        say(f"error[{stage.error.code}]: {stage.error}")
-        raise typer.Exit(1)
 
 
 def worker(

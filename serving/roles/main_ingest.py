@@ -7,18 +7,23 @@ from dataclasses import replace
 
 from serving.adapters.video import AddressSource, ReaderOptions
 from serving.clock import SystemClock
-from serving.config import Settings, child_environment
+from serving.config import Settings, as_environment, child_environment
 from serving.records import StreamMessage, encode_stream
 from serving.roles.ingest import IngestSettings, LogIngest
+from serving.roles.ingest_fleet import Fleet, FleetRules, SourceState
+from serving.roles.ingest_process import IngestProcess
+from serving.roles.ingest_supervisor import IngestSupervisor
 from serving.roles.main import open_log, stop_on_signals
+from serving.roles.monitor import RoleMonitor, RoleState
 from serving.roles.names import process_name
+from serving.roles.page import role_page
 from serving.roles.sender import Sender
 from serving.streams.ingest import ReconnectRules
 from serving.streams.jpeg import JpegCodec
 
 
 def run_ingest(settings: Settings, stream: StreamMessage) -> LogIngest:
-    """One source, read in this process to its end or until a signal. It is registered as one that no supervisor reads."""
+    """One source, read in this process to its end or until a signal; registered so that no supervisor reads it too."""
     stream = replace(stream, supervised=False)
     log, names = open_log(settings, "ingest")
     reader = ReaderOptions(secrets=child_environment())
@@ -40,3 +45,42 @@ def run_ingest(settings: Settings, stream: StreamMessage) -> LogIngest:
     with stop_on_signals(end):
         role.run()
     return role
+
+
+def run_supervisor(settings: Settings, member: str = "") -> Fleet:
+    """Until a signal: the sources of `streams` that are this process's share."""
+    log, names = open_log(settings, "ingest")
+    clock, environment = SystemClock(), child_environment(**as_environment(settings))
+    fleet = Fleet(
+        lambda stream: IngestProcess(stream, environment, clock), FleetRules(most=settings.ingest_max_sources), clock
+    )
+    monitor = RoleMonitor("ingest", clock, settings.kafka_prefix)
+    with role_page(monitor, settings.role_metrics_port, log, names), stop_on_signals() as stop:
+        role = IngestSupervisor(log, names, fleet, clock, monitor, stop.wait, member)
+        try:
+            while not stop.is_set():
+                role.step()
+                if monitor.turned():
+                    report(monitor, fleet)
+        finally:
+            monitor.state(RoleState.DRAINING)
+            role.close()
+    return fleet
+
+
+def report(monitor: RoleMonitor, fleet: Fleet) -> None:
+    """What the children are doing, as metrics."""
+    views = fleet.views()
+    for state in SourceState:
+        count = sum(view.state is state for view in views)
+        monitor.metrics.set("lockstep_ingest_sources", count, state=state.value)
+    for view in views:
+        status = view.status
+        monitor.metrics.set("lockstep_ingest_source_up", view.state is SourceState.RUNNING, source=view.source_id)
+        if "frames" in status:
+            monitor.metrics.set("lockstep_ingest_source_frames", status["frames"], source=view.source_id)
+        if status.get("picture_age_ms") is not None:
+            age_s = status["picture_age_ms"] / 1000
+            monitor.metrics.set("lockstep_ingest_picture_age_seconds", age_s, source=view.source_id)
+    for how, count in fleet.take_ends().items():
+        monitor.metrics.inc("lockstep_ingest_child_ends_total", count, how=how)

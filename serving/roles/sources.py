@@ -7,13 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from serving.adapters.video import SourcePolicy
+from serving.adapters.video.address import with_secrets
 from serving.config import Settings, child_environment
+from serving.records import StreamMessage
 
 
 def registered_policy(settings: Settings) -> SourcePolicy:
     """Folders and private hosts that were allowed by name; everything else private is refused."""
     folders = tuple(Path(folder) for folder in words(settings.sources_allowed_folders))
     return SourcePolicy(False, folders, tuple(words(settings.sources_allowed_hosts)))
+
+
+def check_registered(settings: Settings, stream: StreamMessage) -> None:
+    """SourceRefused for an address that ingest with these settings would not open."""
+    secrets = dict.fromkeys(words(settings.sources_secrets), "secret")
+    registered_policy(settings).check(with_secrets(stream.address, secrets))
 
 
 def registered_secrets(settings: Settings) -> Mapping[str, str]:
