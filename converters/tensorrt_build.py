@@ -152,14 +152,16 @@ def check_half(network: ParsedNetwork, words: str) -> None:
 def size_ratio(data: bytes, fp32_data: bytes, weights: int, *, same_gpus: bool) -> float | None:
     """Size of an engine over its FP32 build; None where the graph's `weights` (a count) are not most of that.
 
-    Where the FP32 build is for another GPU (SM75 has none) both are deflated first: SM75 engines are padded with
-    megabytes of zeros (docs/decisions/0006).
+    Where the FP32 build is for another GPU (SM75 has none) both are deflated as well, and the smaller ratio counts:
+    SM75 engines are padded with megabytes of zeros (docs/decisions/0006), and weights that were 8-bit numbers once
+    deflate as well in floats as in halves. An engine of floats has neither ratio below the bound.
     """
     if 4 * weights < _WEIGHTS_DOMINATE * len(fp32_data):
         return None
+    plain = len(data) / len(fp32_data)
     if same_gpus:
-        return len(data) / len(fp32_data)
-    return len(zlib.compress(data, 1)) / len(zlib.compress(fp32_data, 1))
+        return plain
+    return min(plain, len(zlib.compress(data, 1)) / len(zlib.compress(fp32_data, 1)))
 
 
 def check_ratio(name: str, ratio: float | None, fp32_share: float) -> None:

@@ -6,19 +6,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from serving.errors import SpecInvalid
+from serving.preprocess.chips import TEMPLATES
 from serving.spec import ModelSpec
 from serving.tasks.base import Agreement, Gate, Parameter, parse_options
 from serving.types import Array, Embedding, ImageTransform, TaskResult, TensorSpec
 
 
 class EmbeddingOptions(BaseModel):
-    """normalise: divide by the L2 norm, so that a dot product is the cosine."""
+    """normalise: divide by the L2 norm, so that a dot product is the cosine.
+
+    align: what its pictures must be moved onto before they come (a pipeline's `align` step does it); '' as they are.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     normalise: bool = True
+    align: str = Field("", description="template of serving/preprocess/chips.py: dlib_150, arcface_112")
 
 
 class EmbeddingTask:
@@ -34,8 +39,10 @@ class EmbeddingTask:
     }
 
     def check(self, spec: ModelSpec) -> None:
-        """Known options, one output."""
-        parse_options(EmbeddingOptions, spec)
+        """Known options, one output; a plane of the template's size."""
+        template = parse_options(EmbeddingOptions, spec).align
+        if template:
+            _check_template(template, spec)
         if len(spec.outputs) > 1:
             raise SpecInvalid(f"{spec.name}: outputs: embedding has one, got {list(spec.outputs)}")
 
@@ -83,6 +90,16 @@ class EmbeddingTask:
         table = vectors @ vectors.T
         np.fill_diagonal(table, -np.inf)
         return float(np.mean([labels[i] == labels[j] for i, j in enumerate(table.argmax(axis=1))]))
+
+
+def _check_template(name: str, spec: ModelSpec) -> None:
+    if name not in TEMPLATES:
+        raise SpecInvalid(f"{spec.name}: options.align: expected one of {', '.join(TEMPLATES)}, got {name!r}")
+    size, rule = TEMPLATES[name].size, spec.preprocess
+    plane = (rule.width, rule.height) if rule else (0, 0)
+    if plane != (size, size):
+        what = f"{spec.name}: options.align: chips of {name} are {size}x{size}"
+        raise SpecInvalid(f"{what}, preprocess takes {plane[0]}x{plane[1]}", hint="set preprocess.width and height")
 
 
 TASK = EmbeddingTask()
