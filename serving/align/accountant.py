@@ -2,7 +2,7 @@
 
 It reads timelines, frame records and postings, and returns the records of `outcomes`. Reading a log again from any
 earlier point gives the same records, because places are numbered and the merge may repeat. Memory is bounded: open keys
-live until close, early postings in a queue of fixed size, and of old epochs only the sums stay.
+live until close, early postings in a queue of fixed size, a long hole is one number, of old epochs only sums stay.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ NS_PER_S = 1_000_000_000
 MAX_EARLY = 8192  # frames
 MAX_EARLY_PER_FRAME = 64
 EPOCHS_KEPT = 64
+MAX_SINGLE = 65_536  # places of one hole or run that get records of their own: half an hour at 36 fps
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class AccountCounters:
     posted: Counter[Posted] = field(default_factory=Counter)
     forged: int = 0
     repeated_frames: int = 0
+    run_places: int = 0  # places of holes and runs too long for records of their own: in the sums only
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,10 @@ class Accountant:
         self._pipelines.setdefault((record.source_id, record.epoch), record.pipelines)
 
     def frame(self, record: FrameRecord, now_ns: int) -> list[OutcomeRecord]:
-        """A record of `frames`. Holes before it were deleted unread (retention); places seen before are skipped."""
+        """A record of `frames`. Holes before it were deleted unread (retention); places seen before are skipped.
+
+        Of more than MAX_SINGLE places at once no records come; they are closed there and then, and in the sums.
+        """
         source_id, epoch = record.source_id, record.epoch
         if epoch < self._archived_below.get(source_id, 0):
             self.counters.repeated_frames += 1
@@ -97,8 +102,12 @@ class Accountant:
         first, last, pts_ns = _places(record)
         self.counters.repeated_frames += last < ledger.next_seq
         out: list[OutcomeRecord] = []
+        if first - ledger.next_seq > MAX_SINGLE:
+            self._run(ledger, first - ledger.next_seq, DropReason.RETENTION)
         while ledger.next_seq < first:
             out += self._accept(source_id, epoch, ledger, UNKNOWN_PTS, DropReason.RETENTION, now_ns)
+        if isinstance(record, DroppedRun) and last - ledger.next_seq >= MAX_SINGLE:
+            self._run(ledger, last - ledger.next_seq + 1, record.reason)
         while ledger.next_seq <= last:
             out += self._accept(source_id, epoch, ledger, pts_ns, self._reason(record), now_ns)
         return out
@@ -170,6 +179,11 @@ class Accountant:
         if record.epoch < self._newest[record.source_id]:
             return DropReason.FENCED
         return None if record.analyse else DropReason.NOT_SAMPLED
+
+    def _run(self, ledger: TimelineLedger, places: int, reason: DropReason) -> None:
+        """Early postings for these places are given up with all others whose frame never comes."""
+        ledger.accept_run(places, reason)
+        self.counters.run_places += places
 
     def _accept(
         self,

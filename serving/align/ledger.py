@@ -1,7 +1,7 @@
 """The ledger of one timeline: every frame_seq of every pipeline ends as exactly one of result, dropped, dead letter.
 
 It keeps what is recorded, not what is shown: no picture, no boxes. Keys close in the order of frame_seq, so the closed
-ones are a prefix and cost nothing but a number.
+ones are a prefix and cost nothing but a number. A long hole costs nothing but a number either.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from serving.align.merge import merge
-from serving.frames import Outcome, Status
+from serving.frames import DropReason, Outcome, Status
 
 UNKNOWN_PTS = -1  # of a frame whose record was deleted unread: it takes what it is given
 
@@ -75,20 +75,29 @@ class _Entry:
     closed: frozenset[str]  # pipelines that were closed before a restart
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    first_seq: int
+    places: int
+
+
 class TimelineLedger:
     """Ledger of (source_id, epoch). Places are given in order and without holes."""
 
     def __init__(self, pipelines: tuple[str, ...]) -> None:
         self.pipelines = pipelines
         self._entries: deque[_Entry] = deque()
+        self._runs: deque[_Run] = deque()
+        self._in_runs = 0  # places of `_runs`
         self._closed_below = 0
+        self._forgotten = 0  # closed before a restart and no longer on the log: in no sum
         self._restored: dict[int, dict[str, Outcome]] = {}
         self._counts: dict[str, Counter[tuple[Status, str]]] = {p: Counter() for p in pipelines}
 
     @property
     def next_seq(self) -> int:
         """The place of the next frame: max_seq + 1, which is the number of accepted frames."""
-        return self._closed_below + len(self._entries)
+        return self._closed_below + len(self._entries) + self._in_runs
 
     @property
     def closed_below(self) -> int:
@@ -102,12 +111,29 @@ class TimelineLedger:
         self._entries.append(_Entry(now_ns, pts_ns, dict(closed), frozenset(closed)))
         return self.next_seq - 1
 
+    def accept_run(self, places: int, reason: DropReason) -> None:
+        """The next `places` places, all lost for one reason and closed at once: one number, however many they are."""
+        dropped = Outcome.dropped(reason)
+        self._runs.append(_Run(self.next_seq, places))
+        self._in_runs += places
+        for pipeline in self.pipelines:
+            self._counts[pipeline][dropped.status, dropped.reason] += places
+        self._restored = {seq: closed for seq, closed in self._restored.items() if seq >= self.next_seq}
+        self._close_runs()
+
     def restore(self, closed: dict[int, dict[str, Outcome]]) -> None:
         """After a restart, before the first frame: the keys that were closed before, by frame_seq and pipeline.
 
-        A crash may have cut their writing short, so that some pipelines of a frame are closed and others not.
+        A crash may have cut their writing short, so that some pipelines of a frame are closed and others not. Retention
+        may have taken the oldest ones: keys close in order, so what lies below the first one left was closed as well.
         """
+        if closed:
+            first = min(closed)
+            cut = len(closed) > 1 and len(closed[first]) < len(self.pipelines)  # deleted between two pipelines
+            self._closed_below = self._forgotten = first + cut
         for seq, outcomes in sorted(closed.items()):
+            if seq < self._closed_below:
+                continue
             if seq == self._closed_below and len(outcomes) == len(self.pipelines):
                 self._closed_below += 1
                 self._count(outcomes)
@@ -122,9 +148,9 @@ class TimelineLedger:
         """Merge an outcome into its key. A PTS that is not the frame's makes the posting a forgery."""
         if pipeline not in self._counts or seq >= self.next_seq or seq < 0:
             return Posted.UNKNOWN
-        if seq < self._closed_below:
+        entry = self._entry(seq)
+        if entry is None:
             return Posted.EXPIRED
-        entry = self._entries[seq - self._closed_below]
         if pts_ns != entry.pts_ns and entry.pts_ns != UNKNOWN_PTS:
             return Posted.UNKNOWN
         if pipeline in entry.closed:
@@ -152,9 +178,8 @@ class TimelineLedger:
 
     def outcome(self, seq: int, pipeline: str) -> Outcome | None:
         """What is recorded of an open key; None if it is empty or closed."""
-        if not self._closed_below <= seq < self.next_seq:
-            return None
-        return self._entries[seq - self._closed_below].outcomes.get(pipeline)
+        entry = self._entry(seq)
+        return None if entry is None else entry.outcomes.get(pipeline)
 
     def due_ns(self) -> int | None:
         """When the oldest open key was received; None if all are closed."""
@@ -163,26 +188,43 @@ class TimelineLedger:
     def close_oldest(self) -> tuple[int, dict[str, Outcome]]:
         """Close the oldest key and return its frame_seq with what it holds; the caller fills it first."""
         entry = self._entries.popleft()
-        self._closed_below += 1
-        return self._closed_below - 1, entry.outcomes
+        seq, self._closed_below = self._closed_below, self._closed_below + 1
+        self._close_runs()
+        return seq, entry.outcomes
 
     def is_terminal(self, seq: int) -> bool:
         """Every pipeline has an outcome."""
-        if seq < self._closed_below:
-            return True
-        return seq < self.next_seq and len(self._entries[seq - self._closed_below].outcomes) == len(self.pipelines)
+        entry = self._entry(seq)
+        return seq < self.next_seq if entry is None else len(entry.outcomes) == len(self.pipelines)
 
     def balance(self, pipeline: str) -> Balance:
         """The sums of one pipeline."""
         count = self._counts[pipeline]
         sums = {s: sum(n for (status, _), n in count.items() if status is s) for s in Status}
         reasons = tuple(sorted((reason, n) for (_, reason), n in count.items() if reason and n))
+        accepted = self.next_seq - self._forgotten
         return Balance(
-            accepted=self.next_seq,
+            accepted=accepted,
             results=sums[Status.RESULT],
             dropped=sums[Status.DROPPED],
             dead=sums[Status.DEAD_LETTER],
-            in_flight=self.next_seq - sum(sums.values()),
+            in_flight=accepted - sum(sums.values()),
             not_sampled=count[Status.DROPPED, "not_sampled"],
             reasons=reasons,
         )
+
+    def _entry(self, seq: int) -> _Entry | None:
+        """The open entry of a place; None where it is closed, lost in a run, or not there yet."""
+        place = seq - self._closed_below
+        for run in self._runs:
+            if seq < run.first_seq:
+                break
+            if seq < run.first_seq + run.places:
+                return None
+            place -= run.places
+        return self._entries[place] if 0 <= place < len(self._entries) else None
+
+    def _close_runs(self) -> None:
+        while self._runs and self._runs[0].first_seq == self._closed_below:
+            places = self._runs.popleft().places
+            self._closed_below, self._in_runs = self._closed_below + places, self._in_runs - places

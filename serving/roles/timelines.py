@@ -28,9 +28,12 @@ def first_and_last(record: FrameRecord) -> tuple[int, int]:
 
 
 def check_ahead(record: FrameRecord, next_seq: int) -> None:
-    """Raises RecordInvalid for a place so far ahead of the next one that it cannot be true."""
+    """Raises RecordInvalid for a place so far ahead of the next one that it cannot be true.
+
+    next_seq 0: nothing of the epoch was seen here, which may have gone on for days.
+    """
     first, _ = first_and_last(record)
-    if first - next_seq > MAX_AHEAD:
+    if next_seq and first - next_seq > MAX_AHEAD:
         raise RecordInvalid(f"frames.frame_seq: {first} is over {MAX_AHEAD} ahead of {next_seq}", field="frame_seq")
 
 
