@@ -2,9 +2,9 @@
 
 While open, callers are let through as probes, the first at once, then one every `retry_s`; a success closes it. A
 dead model process otherwise costs each caller a second of waiting, one after the other. Those that waited so fail late,
-often when the model is long back. So a failure counts only if nothing that started after it succeeded, the first probe
-is not delayed, and only what was sent after the breaker opened can delay the next one. A caller that comes while a
-probe is on its way waits up to `patience_s` for its outcome: what has recovered refuses nobody.
+often when the model is long back. So a failure counts only if nothing that started after it succeeded, and no failure
+delays a probe: only the sending of one delays the next. A caller that comes while a probe is on its way waits up to
+`patience_s` for its outcome: what has recovered refuses nobody.
 """
 
 from __future__ import annotations
@@ -71,6 +71,5 @@ class Breaker:
         if not self.reason:
             self._opened_at = self._probe_at = now
         elif started >= self._opened_at:
-            self._probe_at = now + self.retry_s
             self._outcome.set()
         self.reason = reason

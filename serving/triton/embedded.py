@@ -72,7 +72,7 @@ class EmbeddedTriton:
         self._runtime = Runtime.create(self._settings.cache_dir.resolve() / "run", self._home)
         try:
             for name, version_dir in versions.items():
-                self._runtime.add_model(name, version_dir)
+                self._runtime.add_model(name, version_dir, patient=self._settings.staging)
             check_memory(memory_of(versions, self._runtime, self._target), available())
             self._start_server(versions, timeout_s)
             failed = [w.state for w in self._watches.values() if not w.loaded]

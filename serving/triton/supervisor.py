@@ -126,6 +126,7 @@ class Supervisor(threading.Thread):
     def _look(self, pid: int, now: float) -> None:
         for watch in self._watches.values():
             if watch.busy:
+                watch.notice()
                 continue
             if watch.stub_died or (not watch.loaded and now >= watch.due):
                 self._submit(watch, partial(watch.load, pid))

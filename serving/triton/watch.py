@@ -63,6 +63,12 @@ class ModelWatch:
         """Whether a process that served this model ended by itself."""
         return self.loaded and not all(stub.alive for stub in self.stubs)
 
+    def notice(self) -> None:
+        """Called while a step of it runs: a model whose process died is not ready at once, though that step may still
+        wait for the dead process."""
+        if self.ready and self.stub_died:
+            self._not_ready("a model process ended")
+
     def server_ended(self, why: str) -> None:
         """Nothing is loaded any more. The server says so itself: one line in the log, not one a model."""
         self.ready, self.reason = False, f"tritonserver {why}"

@@ -52,18 +52,20 @@ def test_a_late_failure_of_an_older_request_does_not_open_again() -> None:
     assert breaker.is_open
 
 
-def test_failures_of_before_the_opening_do_not_delay_the_probe() -> None:
-    """Requests stuck in a dead process fail a second later, often when its successor answers already."""
+def test_failures_do_not_delay_a_probe() -> None:
+    """Requests stuck in a dead process, probes among them, fail a second later, often when its successor answers."""
     clock = Clock()
     breaker = Breaker(retry_s=0.25, clock=clock)
     breaker.failed("gone", started=99.0)
     breaker.failed("gone", started=99.1)
     assert breaker.admits() and not breaker.admits()
-    clock.now += 0.25
+    probed = clock.now
+    clock.now += 1.0
     breaker.failed("gone", started=99.2)
-    assert breaker.admits()
+    breaker.failed("gone", started=probed)
+    assert breaker.admits() and not breaker.admits()
     breaker.succeeded(clock.now)
-    breaker.failed("gone", started=99.3)
+    breaker.failed("gone", started=probed)
     assert not breaker.is_open
 
 

@@ -47,6 +47,13 @@ def test_the_chosen_version_is_the_one_that_is_served(runtime: Runtime, tmp_path
     assert list(config_of(runtime).version_policy.specific.versions) == [3]
 
 
+def test_a_certificates_server_lets_nothing_time_out_in_the_queue(runtime: Runtime, tmp_path: Path) -> None:
+    version = colours_model(tmp_path / "repository")
+    runtime.add_model("colours", version, patient=True)
+    policy = config_of(runtime).dynamic_batching.default_queue_policy
+    assert policy.default_timeout_microseconds == 0 and policy.max_queue_size > 0
+
+
 def test_tuning_sets_instances_and_bounds_the_batch(runtime: Runtime, tmp_path: Path) -> None:
     version = colours_model(tmp_path / "repository", serving={"instances": 1, "max_queue_size": 9})
     row = TuningRow(instances=2, threads=1, max_batch=4, clients=8, requests_per_s=10, p50_ms=1, p95_ms=2)

@@ -129,6 +129,18 @@ def test_a_dead_stub_is_recognised_by_its_error_and_loaded_again_in_place(
     fresh.wait()
 
 
+def test_a_death_is_noticed_while_a_canary_still_waits_for_the_dead_process(
+    watch: ModelWatch, stub: subprocess.Popen[bytes]
+) -> None:
+    watch.busy = True
+    watch.notice()
+    assert watch.ready
+    os.kill(stub.pid, signal.SIGKILL)
+    stub.wait()
+    watch.notice()
+    assert not watch.ready and "process ended" in watch.state.reason
+
+
 def test_silence_with_progress_is_load_and_without_progress_a_hang(
     watch: ModelWatch, control: ScriptedControl, stub: subprocess.Popen[bytes]
 ) -> None:
