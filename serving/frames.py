@@ -164,7 +164,8 @@ class StreamInfo:
 
     time_base: seconds per tick. pts_modulus: ticks after which raw PTS start again, None if they never do.
     reorder_depth: the decoder's (`codec_context.reorder_depth`). hidden_frames: VP9 and AV1, where packets and
-    pictures are not one to one, so that losses are counted by decoder errors and not by tags.
+    pictures are not one to one, so that losses are counted by decoder errors and not by tags. segment_ns: target
+    duration of a live source that comes in segments (HLS), 0 for others.
     """
 
     source_id: str
@@ -178,12 +179,14 @@ class StreamInfo:
     reorder_depth: int = 0
     hidden_frames: bool = False
     pts_source: PtsSource = PtsSource.CONTAINER
+    segment_ns: int = 0
 
     def __post_init__(self) -> None:
         _expect(bool(self.source_id), "StreamInfo.source_id", "a non-empty name", self.source_id)
         _expect(self.time_base > 0, "StreamInfo.time_base", "seconds per tick > 0", self.time_base)
         _expect(self.width > 0 and self.height > 0, "StreamInfo size", "positive sides", (self.width, self.height))
         _expect(self.reorder_depth >= 0, "StreamInfo.reorder_depth", ">= 0", self.reorder_depth)
+        _expect(self.segment_ns >= 0, "StreamInfo.segment_ns", ">= 0", self.segment_ns)
         _expect(self.pts_modulus is None or self.pts_modulus > 1, "StreamInfo.pts_modulus", "> 1", self.pts_modulus)
 
 

@@ -41,7 +41,7 @@ Accountant, one a partition; what it returns are records of `outcomes`::
 from serving.align.accountant import Accountant, AccountCounters, CloseRule, OutcomeRecord
 from serving.align.claims import EpochClaims, EpochRegister, LocalClaims
 from serving.align.epoch_mix import Joined
-from serving.align.freshness import AgeMeter, FairQueue, SheddingRules, max_age_ns
+from serving.align.freshness import AgeMeter, FairQueue, SheddingRules, max_age_ns, presentation_delay_ns
 from serving.align.ledger import Balance, Posted, TimelineLedger
 from serving.align.merge import merge, payload_hash
 from serving.align.mixer import Mixer, MixerCounters, MixerFull, MixerSettings
@@ -78,6 +78,7 @@ __all__ = [
     "max_age_ns",
     "merge",
     "payload_hash",
+    "presentation_delay_ns",
     "pts_modulus",
     "ticks_to_ns",
     "unwrap",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from serving.frames import DropReason, Frame
+from serving.frames import DropReason, Frame, StreamInfo
 
 NS_PER_S = 1_000_000_000
 
@@ -47,6 +47,14 @@ class SheddingRules:
     def capacity(self) -> int:
         """Frames a source may have waiting."""
         return max(1, -(-self.max_age_ns * self.max_fps // NS_PER_S))
+
+
+def presentation_delay_ns(info: StreamInfo, asked_ns: int) -> int:
+    """D of a live source: as asked, and no less than two target durations where the source comes in segments.
+
+    The pictures of a segment come all at once, so the last of them is a whole segment ahead of its time.
+    """
+    return max(asked_ns, 2 * info.segment_ns)
 
 
 def max_age_ns(delay_ns: int, mixed: bool) -> int:

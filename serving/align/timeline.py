@@ -12,6 +12,7 @@ from fractions import Fraction
 
 from serving.align.claims import EpochClaims
 from serving.align.durations import NominalDuration
+from serving.align.freshness import presentation_delay_ns
 from serving.align.steps import Step, StepRules
 from serving.align.tags import MAX_OVERTAKERS, PacketTags
 from serving.align.unwrap import ticks_to_ns, unwrap
@@ -63,8 +64,10 @@ class PictureIn:
 
 @dataclass(frozen=True, slots=True)
 class TimelineSettings:
-    """window_ns: D for live sources, H's ceiling for the rest; more than ceil(window x max_fps) + R + 1 frames within
-    it are overload. every: analyse each n-th accepted frame. hold_ns: how long a live source's stray frame may wait.
+    """window_ns: D of live sources; more than ceil(D x max_fps) + R + 1 frames within it are overload. For files H's
+    ceiling of a second stands in its place, and a live source in segments has two target durations at least.
+
+    every: analyse each n-th accepted frame. hold_ns: how long a live source's stray frame may wait.
     """
 
     gap_max_ns: int = 10 * NS_PER_S
@@ -129,6 +132,7 @@ class SourceTimeline:
         self._settings = settings or TimelineSettings()
         self._epoch: _Epoch | None = None
         self._held: _Held | None = None
+        self._tags = PacketTags(0, None)  # until a stream is opened
         self._pending: list[DropReason] = []  # drops that wait for their epoch's first accepted picture
 
     # -- what ingest calls ------------------------------------------------------------------------------------------
@@ -143,6 +147,7 @@ class SourceTimeline:
         self._nominal = NominalDuration(info.time_base, info.average_rate)
         self._tags = PacketTags(info.reorder_depth, info.pts_modulus, track_losses=not info.hidden_frames)
         rate = info.average_rate or Fraction(0)
+        self._window_ns = presentation_delay_ns(info, self._settings.window_ns) if self._live else NS_PER_S
         self._max_fps = self._settings.max_fps if self._live else max(self._settings.max_fps, -(-rate * 5 // 4))
         return out
 
@@ -314,7 +319,7 @@ class SourceTimeline:
 
     def _too_many(self, epoch: _Epoch, pts_ns: int) -> bool:
         """More frames within the mixer's window than it may hold pictures of."""
-        window = self._settings.window_ns
+        window = self._window_ns
         while epoch.window and epoch.window[0] <= pts_ns - window:
             epoch.window.popleft()
         return len(epoch.window) > -(-window * self._max_fps // NS_PER_S) + self._tags.reorder_depth

@@ -24,7 +24,9 @@ from serving.media import (
     VideoReader,
     VideoSource,
 )
+from serving.streams.opening import Opening
 
+LOOK_S = 0.1  # how often a stage that is connecting looks whether it was stopped
 Wait = Callable[[float], bool]
 
 
@@ -93,7 +95,9 @@ class IngestStage:
             was_live = self.info is not None and self.live
             error = None
             try:
-                self._reader = self._source.connect()
+                self._reader = self._connected()
+                if self._reader is None:
+                    break
                 self.counters.connections += 1
                 connected_ns = self._clock.monotonic_ns()
                 for event in self._reader.events():
@@ -113,6 +117,15 @@ class IngestStage:
                 break
         if self.info is not None:
             yield self._timeline.close(self._clock.monotonic_ns())
+
+    def _connected(self) -> VideoReader | None:
+        """A new connection; None where `stop` came first."""
+        opening = Opening(self._source)
+        while not opening.wait(LOOK_S):
+            if self._stopped:
+                opening.abandon()
+                return None
+        return opening.result()
 
     def _records_of(self, event: MediaEvent) -> list[FrameRecord]:
         now_ns = self._clock.monotonic_ns()

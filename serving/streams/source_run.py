@@ -25,9 +25,10 @@ from serving.align import (
     SourceTimeline,
     TimelineSettings,
     max_age_ns,
+    presentation_delay_ns,
 )
 from serving.clock import Clock
-from serving.frames import DropReason, Frame, FrameRecord, Posting, SourceKind, StreamInfo
+from serving.frames import DropReason, Frame, FrameRecord, Posting, StreamInfo
 from serving.media import OutputSummary, VideoSource
 from serving.streams.drawing import Draw
 from serving.streams.ingest import IngestStage, ReconnectRules
@@ -102,8 +103,7 @@ class SourceRun:
         self.source_id = job.source.source_id
         settings = hub.settings
         pipelines = tuple(hub.pipelines)
-        window_ns = settings.delay_ns if job.source.kind is SourceKind.LIVE else NS_PER_S
-        timing = TimelineSettings(window_ns=max(1, window_ns), every=settings.every, max_fps=settings.max_fps)
+        timing = TimelineSettings(window_ns=max(1, settings.delay_ns), every=settings.every, max_fps=settings.max_fps)
         self.timeline = SourceTimeline(self.source_id, "run", pipelines, LocalClaims(), timing)
         self.stage = IngestStage(job.source, self.timeline, hub.clock, settings.rules, hub.wait)
         self.role: MixRole | None = None
@@ -136,19 +136,20 @@ class SourceRun:
         max_fps = settings.max_fps
         if not live and info.average_rate:
             max_fps = max(max_fps, int(-(-info.average_rate * 5 // 4)))  # as the timeline does for files
+        delay_ns = presentation_delay_ns(info, settings.delay_ns)
         mixing = MixerSettings(
             live,
-            settings.delay_ns,
+            delay_ns,
             settings.lateness_ns,
             max_fps,
             info.reorder_depth,
             settings.high_threshold,
             settings.fill,
         )
-        rule = CloseRule(settings.delay_ns, settings.lateness_ns, live)
+        rule = CloseRule(delay_ns, settings.lateness_ns, live)
         lines = ResultLines(self.source_id, self.hub.pipelines, self.job.results)
         lines.size = (info.width, info.height)
-        age = max_age_ns(settings.delay_ns, self.job.mixed)
+        age = max_age_ns(delay_ns, self.job.mixed)
         role = MixRole(
             Mixer(self.source_id, mixing),
             Accountant(rule),

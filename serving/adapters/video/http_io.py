@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import http.client
 import io
+import re
 import ssl
 from base64 import b64encode
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
 from serving.adapters.video.address import HTTP, SourcePolicy, path_of, redacted, scheme_of
 from serving.errors import SourceError, SourceNotFound, SourceRefused, SourceStalled, SourceUnreachable
 
+HEAD_BYTES = 4096  # of a playlist, in which its target duration is looked for
+MAX_SEGMENT_S = 30  # a longer target duration is no reason to hold more pictures
 MAX_REDIRECTS = 5
 _WRITE = 2  # AVIO_FLAG_WRITE
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -155,14 +159,36 @@ class _Empty:
         """Nothing to close."""
 
 
+class _Playlist:
+    """An HLS playlist on its way to libav; its target duration (RFC 8216, section 4.3.3.1) is told on the way."""
+
+    def __init__(self, file: HttpFile, tell: Callable[[int], None]) -> None:
+        self._file, self._tell = file, tell
+        self._head = b""
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes, as `HttpFile.read`."""
+        data = self._file.read(size)
+        if len(self._head) < HEAD_BYTES:
+            self._head += data[: HEAD_BYTES - len(self._head)]
+            if found := re.search(rb"#EXT-X-TARGETDURATION:(\d{1,6})\s", self._head):
+                self._tell(int(found[1]))
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 class Opener:
     """The `io_open` hook of one container: (address, flags, options) -> file. Refuses what the policy refuses.
 
-    error: what was refused last; libav may swallow it and say that the data is invalid.
+    error: what was refused last; libav may swallow it and say that the data is invalid. segment_s: the longest target
+    duration of the playlists that were read, 0 where there was none.
     """
 
     def __init__(self, root: str, policy: SourcePolicy, timeout_s: float) -> None:
         self.error: SourceError | None = None
+        self.segment_s = 0
         self._root, self._policy, self._timeout_s = root, policy, timeout_s
         self._files: list[Any] = []
 
@@ -186,9 +212,13 @@ class Opener:
             raise SourceRefused(f"{redacted(address)}: a source is never written to")
         if address != self._root:
             self._policy.check_target(self._root, address)
-        if scheme_of(address) in HTTP:
-            return HttpFile(self._root, address, self._policy, self._timeout_s)
-        return path_of(address).open("rb")
+        if scheme_of(address) not in HTTP:
+            return path_of(address).open("rb")
+        file = HttpFile(self._root, address, self._policy, self._timeout_s)
+        return _Playlist(file, self._segments) if is_playlist(address) else file
+
+    def _segments(self, seconds: int) -> None:
+        self.segment_s = max(self.segment_s, min(seconds, MAX_SEGMENT_S))
 
 
 def _connection(
@@ -203,6 +233,11 @@ def _connection(
         connect = connection._create_connection  # type: ignore[attr-defined]
         connection._create_connection = lambda address, *rest: connect((checked[0], address[1]), *rest)  # type: ignore[attr-defined]
     return connection
+
+
+def is_playlist(address: str) -> bool:
+    """By its name, as libav goes by it."""
+    return address.partition("?")[0].lower().endswith((".m3u8", ".m3u"))
 
 
 def _basic(user: str, password: str) -> str:

@@ -19,9 +19,9 @@ from av.container.core import Flags
 
 from serving.adapters.video import containers
 from serving.adapters.video.address import HTTP, LIVE_SCHEMES, path_of, redacted, scheme_of, with_secrets
-from serving.adapters.video.http_io import Opener
+from serving.adapters.video.http_io import Opener, is_playlist
 from serving.adapters.video.options import ReaderOptions, libav_options, with_buffers
-from serving.clock import Clock
+from serving.clock import NS_PER_S, Clock
 from serving.errors import SourceError, SourceInvalid, SourceNotFound, SourceRefused, SourceStalled, SourceUnreachable
 from serving.frames import CaptureQuality, Picture, PtsSource, SourceKind, StreamInfo
 from serving.media import DecoderRefused, MediaEvent, PacketSeen, PictureSeen, StreamEnded, StreamOpened
@@ -46,7 +46,7 @@ def open_reader(source_id: str, address: str, options: ReaderOptions, clock: Clo
     shown, scheme = redacted(address), scheme_of(real)
     if scheme == "file" and not path_of(real).exists():
         raise SourceNotFound(f"{shown}: no such file")
-    hook = Opener(real, options.policy, options.read_timeout_s) if scheme in HTTP or _is_playlist(real) else None
+    hook = Opener(real, options.policy, options.read_timeout_s) if scheme in HTTP or is_playlist(real) else None
     try:
         container = av.open(
             str(path_of(real)) if scheme == "file" else with_buffers(real),
@@ -107,7 +107,18 @@ class AvReader:
         self._closing = True
 
     def events(self) -> Iterator[MediaEvent]:
-        """Everything there is to tell about this connection, once."""
+        """Everything there is to tell about this connection, once. Whoever stops asking lets go of the connection."""
+        try:
+            yield from self._all_events()
+        finally:
+            self._release()  # libav's objects must not be left to the garbage collector, which may end the process
+
+    def _release(self) -> SourceError | None:
+        """Close everything, more than once if need be; what the hook refused last."""
+        self._container.close()
+        return _closed(self._hook)
+
+    def _all_events(self) -> Iterator[MediaEvent]:
         error: SourceError | None = None
         try:
             for packet in self._container.demux(self._stream):
@@ -121,8 +132,7 @@ class AvReader:
             yield from self._drain()
         except SourceError as failure:
             error = error or failure
-        self._container.close()
-        refused = _closed(self._hook)
+        refused = self._release()
         if self._pictures == 0 and not self._closing and (refused or error is None):
             error = refused or SourceInvalid(f"{self._shown}: no picture in {self._next_tag} packets")
         yield StreamEnded(error)
@@ -241,6 +251,7 @@ class AvReader:
             reorder_depth=0 if self._intra_only() else max(0, self._codec.reorder_depth),
             hidden_frames=self._codec.name in containers.HIDDEN_FRAME_CODECS,
             pts_source=self._pts_source(),
+            segment_ns=self._hook.segment_s * NS_PER_S if self._hook and self._kind is SourceKind.LIVE else 0,
         )
         return StreamOpened(self._info)
 
@@ -311,10 +322,6 @@ def _closed(hook: Opener | None) -> SourceError | None:
         return None
     hook.close()
     return hook.error
-
-
-def _is_playlist(address: str) -> bool:
-    return address.partition("?")[0].lower().endswith((".m3u8", ".m3u"))
 
 
 def size_of(picture: Any) -> tuple[int, int]:

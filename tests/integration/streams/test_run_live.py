@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from stream_helpers import box_of, level_model, pipeline, run_one  # type: ignore[import-not-found]
 
 from serving.adapters.trackers import ByteTrack
 from serving.errors import ServingError, SourceInvalid, SourceStalled, SourceUnreachable
-from serving.frames import Origin
+from serving.frames import Origin, StreamInfo
 from serving.streams.ingest import ReconnectRules
 from serving.streams.run import RunSettings
-from serving.testing.list_source import Connection, ListSource, steady
-from serving.types import InferRequest, InferResponse
+from serving.testing.list_source import Connection, ListReader, ListSource, steady
+from serving.types import InferRequest, InferResponse, PixelArray
 
 QUICK = RunSettings(rules=ReconnectRules(first_s=0.02, most_s=0.05, lease_s=0.4))
 
@@ -116,3 +117,22 @@ def test_one_silent_source_costs_the_others_nothing() -> None:
     jobs = [SourceJob(source, Drawing({}), lambda stream: []) for source in (bad, good)]
     silent, healthy = run(jobs, [pipeline()], QUICK).sources
     assert healthy.ok and healthy.balances["level"].results >= 39 and silent.error_code == "source_stalled"
+
+
+def test_a_live_source_in_segments_is_shown_two_target_durations_behind() -> None:
+    """The pictures of a segment come at once, so the delay of other sources would show them in bursts."""
+
+    class Segmented(ListSource):
+        def connect(self) -> ListReader:
+            return SegmentedReader(self, self.connections[0])
+
+    class SegmentedReader(ListReader):
+        def _info(self, rgb: PixelArray) -> StreamInfo:
+            return replace(super()._info(rgb), segment_ns=600_000_000)
+
+    source = Segmented("cam", [Connection(steady(20, level=lambda n: 3 * n), silent_s=5.0)], pace_s=0.001)
+    ran = run_one(source, settings=replace(QUICK, rules=ReconnectRules(lease_s=0.2)))
+    assert ran.source.balances["level"].results == 20 and len(ran.shown) == 20 and measured_on_own_frames(ran.shown)
+    delays = [s.deadline_mono_ns - s.frame.arrival_mono_ns for s in ran.shown if s.deadline_mono_ns]
+    assert max(delays) >= 1.19e9, "two target durations for the last picture of the segment"
+    assert min(delays) >= 0.3e9, "and time is left for the first one, although the whole segment was there with it"

@@ -208,6 +208,23 @@ def test_a_file_waits_for_the_next_picture_however_long_that_takes() -> None:
     assert ingest.seen()[2:] == [(2, 0), (2, 40 * MS)]
 
 
+def test_a_timeline_may_be_closed_before_anything_was_opened() -> None:
+    timeline = SourceTimeline("cam", "me", ("p",), LocalClaims())
+    assert timeline.close(0) == [] and timeline.tick(S) == [] and timeline.reorder_depth == 0
+
+
+def test_a_live_source_in_segments_may_have_two_target_durations_of_pictures() -> None:
+    def dropped(segment_ns: int) -> int:
+        timeline = SourceTimeline("cam", "me", ("p",), LocalClaims(), TimelineSettings(max_fps=30))
+        info = StreamInfo("cam", SourceKind.LIVE, Fraction(1, 90_000), 64, 48, segment_ns=segment_ns)
+        timeline.open(info, 0)
+        for n in range(240):  # four seconds at twice the rate that is allowed
+            timeline.picture(PictureIn(n * 1500, n * S // 60), n * S // 60)
+        return timeline.counters.by_reason[DropReason.OVERLOAD]
+
+    assert dropped(0) > 0 == dropped(4 * S)
+
+
 def test_a_slow_source_can_still_open_an_epoch() -> None:
     """One picture in 1.5 s: with a hold of 1 s no step would ever be believed."""
     ingest = Ingest()

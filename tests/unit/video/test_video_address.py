@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 from video_helpers import TB90, raw_pts, read  # type: ignore[import-not-found]
 
+from serving.adapters.video import AddressSource, ReaderOptions
 from serving.adapters.video.address import SourcePolicy, redacted, with_secrets
 from serving.adapters.video.clips import ClipSpec
+from serving.clock import NS_PER_S
 from serving.errors import SourceError, SourceNotFound, SourceRefused, SourceStalled, SourceUnreachable
-from serving.media import StreamEnded
+from serving.frames import SourceKind
+from serving.media import StreamEnded, StreamOpened
 
 Make = Callable[..., Path]
 STEADY = [3000 * n for n in range(60)]
@@ -144,6 +147,23 @@ def test_files_over_http(clip: Make, site: str, prefix: str, name: str) -> None:
     container = "mp4" if name.endswith("mp4") else "mpegts"
     path = clip(Path(name).name, STEADY, ClipSpec(container, TB90))
     assert raw_pts(read(f"{site}{prefix}/{name}")) == raw_pts(read(path))
+
+
+def test_a_live_playlist_tells_its_target_duration(clip: Make, site: str, tmp_path: Path) -> None:
+    clip("a.ts", STEADY, ClipSpec("mpegts", TB90))
+    head = "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:2,\n"
+    (tmp_path / "live.m3u8").write_text(f"{head}a.ts\n")
+    (tmp_path / "over.m3u8").write_text(f"{head}a.ts\n#EXT-X-ENDLIST\n")
+    (tmp_path / "top.m3u8").write_text("#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\nlive.m3u8\n")
+    for name, kind, segment_ns in (
+        ("live", SourceKind.LIVE, 3 * NS_PER_S),
+        ("top", SourceKind.LIVE, 3 * NS_PER_S),
+        ("over", SourceKind.FILE, 0),
+    ):
+        reader = AddressSource("cam", f"{site}/{name}.m3u8", ReaderOptions(read_timeout_s=3.0)).connect()
+        opened = next(event for event in reader.events() if isinstance(event, StreamOpened))
+        reader.close()
+        assert (opened.info.kind, opened.info.segment_ns) == (kind, segment_ns), name
 
 
 def test_hls_over_http(clip: Make, site: str, tmp_path: Path) -> None:
