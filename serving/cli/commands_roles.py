@@ -14,6 +14,9 @@ from serving.cli.output import print_json, print_table, say, settings_from
 Kafka = Annotated[str | None, typer.Option("--kafka", help="host:port of the brokers")]
 Models = Annotated[list[str], typer.Option("--model", help="a published model; may be given several times")]
 Member = Annotated[str, typer.Option("--member", help="name kept over restarts: its partitions wait for it")]
+MetricsPort = Annotated[
+    int | None, typer.Option(min=0, max=65535, help="loopback port of healthz, readyz, metrics; 0: any free one")
+]
 Repository = Annotated[Path | None, typer.Option("--repository", help="model repository")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
 Config = Annotated[Path | None, typer.Option("--config", help="settings file (YAML)")]
@@ -27,16 +30,19 @@ def register(app: typer.Typer) -> None:
 
 def worker(
     model: Models,
-    track: Annotated[str, typer.Option(help="tracker, such as bytetrack")] = "",
-    member: Member = "", repository: Repository = None, kafka: Kafka = None, config: Config = None,
+    track: Annotated[str, typer.Option(help="tracker of sources that nobody registered, such as bytetrack")] = "",
+    triton: Annotated[str, typer.Option(help="grpc://host:port, or embedded: infer through Triton")] = "",
+    max_batch: Annotated[int, typer.Option(min=0, max=1024, help="frames to a model at once; 0: its own most")] = 0,
+    member: Member = "", metrics_port: MetricsPort = None, repository: Repository = None, kafka: Kafka = None,
+    config: Config = None,
 ) -> None:  # fmt: skip
     """Analyse frames: one outcome for each of its models. Workers of the same models share the partitions."""
-    from serving.cli.answer import open_model
-    from serving.roles.main import run_worker
-    from serving.streams.main import in_process
+    from serving.cli.stream_models import stream_models
+    from serving.roles.main_worker import WorkerOptions, run_worker
 
-    settings = settings_from(config, repository=repository, kafka=kafka)
-    role = run_worker(settings, model, track, member, lambda name: in_process(open_model(settings, name)))
+    settings = settings_from(config, repository=repository, kafka=kafka, role_metrics_port=metrics_port)
+    with stream_models(settings, model, triton) as open_model:
+        role = run_worker(settings, WorkerOptions(tuple(model), track, member, max_batch), open_model)
     say(f"worker ended: {dict(role.counters)}")
 
 
@@ -44,20 +50,23 @@ def mixer(
     output: Annotated[Path, typer.Option(help="folder; HLS of each source in a folder of its name")],
     delay_ms: Annotated[int, typer.Option(help="presentation delay of live sources, milliseconds")] = 250,
     draw_threshold: Annotated[float, typer.Option(help="boxes below it are not drawn")] = 0.2,
-    member: Member = "", repository: Repository = None, kafka: Kafka = None, config: Config = None,
+    member: Member = "", metrics_port: MetricsPort = None, repository: Repository = None, kafka: Kafka = None,
+    config: Config = None,
 ) -> None:  # fmt: skip
     """Draw results on the frames they were computed from, and write the mixed video."""
-    from serving.roles.main import MixerOptions, run_mixer
+    from serving.roles.main_mixer import MixerOptions, run_mixer
 
-    settings = settings_from(config, repository=repository, kafka=kafka)
+    settings = settings_from(config, repository=repository, kafka=kafka, role_metrics_port=metrics_port)
     run_mixer(settings, MixerOptions(output, delay_ms, draw_threshold, member))
 
 
-def accountant(member: Member = "", kafka: Kafka = None, config: Config = None) -> None:
+def accountant(
+    member: Member = "", metrics_port: MetricsPort = None, kafka: Kafka = None, config: Config = None
+) -> None:
     """Merge outcomes, close keys, write `outcomes`; forged records become dead letters."""
-    from serving.roles.main import run_accountant
+    from serving.roles.main_accountant import run_accountant
 
-    role = run_accountant(settings_from(config, kafka=kafka), member)
+    role = run_accountant(settings_from(config, kafka=kafka, role_metrics_port=metrics_port), member)
     say(f"accountant ended: {role.dead_letters} dead letters")
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from serving.align import Accountant, Balance, CloseRule, OutcomeRecord
 from serving.clock import NS_PER_S, Clock
 from serving.errors import CommitRefused, LogUnavailable, RecordInvalid
 from serving.frames import DeadReason, SourceKind
+from serving.ports_index import ResultIndex
 from serving.ports_log import Assignor, Committed, GroupOptions, LogRecord, RecordLog, TopicPartition
 from serving.records import (
     DeadLetter,
@@ -25,9 +26,14 @@ from serving.records import (
     encode_dead_letter,
     encode_outcome,
 )
+from serving.roles.index import IndexWriter
+from serving.roles.ledger import balance_fields
+from serving.roles.monitor import RoleMonitor
 from serving.roles.names import Names
 from serving.roles.sender import Sender
+from serving.roles.state import publish_state
 from serving.roles.timelines import Timelines, check_ahead, first_and_last
+from serving.streams.observe import StreamMetrics
 
 COMMIT_NS = NS_PER_S
 
@@ -66,7 +72,12 @@ class _Account:
 class LogAccountant:
     """Call `step` from one thread until told to stop, then `close`."""
 
-    def __init__(self, log: RecordLog, names: Names, rule: CloseRule, clock: Clock, member: str = "") -> None:
+    def __init__(
+        self, log: RecordLog, names: Names, rule: CloseRule, clock: Clock, member: str = "",
+        monitor: RoleMonitor | None = None, index: ResultIndex | None = None, writer: IndexWriter | None = None,
+    ) -> None:  # fmt: skip
+        self.monitor = monitor or RoleMonitor("accountant", clock, names.prefix)
+        self._counted, self._index, self._writer = StreamMetrics(self.monitor.metrics), index, writer
         self._log, self._names, self._rule, self._clock = log, names, rule, clock
         self._frames, self._results = names.topic("frames"), names.topic("results")
         self._sender = Sender(log.producer())
@@ -82,7 +93,9 @@ class LogAccountant:
     def step(self, timeout_s: float = 0.1) -> None:
         """Read, merge, close what is due, write, commit."""
         self._timelines.poll()
-        for record in self._consumer.poll(timeout_s).records:
+        polled = self._consumer.poll(timeout_s)
+        self.monitor.polled(polled)
+        for record in polled.records:
             account = self._accounts[record.partition]
             try:
                 self._take(record, account)
@@ -100,6 +113,8 @@ class LogAccountant:
         if now_ns - self._committed_ns >= COMMIT_NS:
             self._committed_ns = now_ns
             self._commit(list(self._accounts))
+        if self.monitor.turned():
+            self._report()
 
     def close(self) -> None:
         """Commit and leave."""
@@ -127,6 +142,7 @@ class LogAccountant:
             begin = {place.topic: self._consumer.position(place) for place in positions if place.partition == number}
             account = self._accounts[number] = _Account(Accountant(self._rule), begin)
             self._restore(number, account.accountant)
+        self._told("assigned", positions)
 
     def revoked(self, places: Sequence[TopicPartition]) -> None:
         """Write what is decided, commit, forget."""
@@ -134,11 +150,20 @@ class LogAccountant:
         self._commit(numbers)
         for number in numbers:
             del self._accounts[number]
+        self._told("revoked", places)
 
     def lost(self, places: Sequence[TopicPartition]) -> None:
         """Another has them; it reads the same log."""
         for number in {place.partition for place in places}:
             self._accounts.pop(number, None)
+        self._told("lost", places)
+
+    def _told(self, change: str, places: Iterable[TopicPartition]) -> None:
+        numbers = {place.partition for place in places}
+        self.monitor.rebalanced(change, numbers)
+        self.monitor.partitions(len(self._accounts))
+        if self._writer is not None:
+            self._writer.assigned(numbers) if change == "assigned" else self._writer.revoked(numbers)
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -162,7 +187,12 @@ class LogAccountant:
         offsets = [account.early.pop(key).record.offset for key in waited]
         results_from = min([account.next[self._results], *offsets])
         account.frames.append(_OpenFrame(record.offset, results_from, frame.source_id, frame.epoch, last))
+        known = ledger.next_seq if ledger else None
         self._write(record.partition, accountant.frame(frame, now_ns))
+        ledger = accountant.ledger(frame.source_id, frame.epoch)
+        if ledger is not None:
+            places = ledger.next_seq - (ledger.closed_below if known is None else known)
+            self.monitor.metrics.inc("lockstep_stream_accepted_total", places, source=frame.source_id)
 
     def _take_result(self, record: LogRecord, account: _Account, now_ns: int) -> None:
         posting = decode_result(record.key, record.value, record.headers).posting
@@ -206,11 +236,14 @@ class LogAccountant:
         for record in records:
             message = OutcomeMessage(record.key, record.outcome, record.closed)
             self._sender.send(topic, encode_outcome(message), number)
+        self._counted.outcomes(records)
 
     def _dead_letter(self, record: LogRecord, error: RecordInvalid) -> None:
         letter = DeadLetter.of(record, DeadReason.SCHEMA.value, error)
         self._sender.send(self._names.topic("dead_letter"), encode_dead_letter(letter), None)
         self.dead_letters += 1
+        self.monitor.refused(record.topic)
+        self.monitor.metrics.inc("lockstep_role_dead_letters_total", reason=letter.reason)
 
     def _restore(self, number: int, accountant: Accountant) -> None:
         place = TopicPartition(self._names.topic("outcomes"), number)
@@ -250,6 +283,24 @@ class LogAccountant:
             self._consumer.commit(positions)
         except (CommitRefused, LogUnavailable):
             self._committed_ns = self._clock.monotonic_ns()  # the next owner, or the next second, does it
+            self.monitor.metrics.inc("lockstep_role_commits_refused_total")
+
+    def _report(self) -> None:
+        """Once a second: how far behind, and the balance of each source."""
+        self.monitor.behind(self._consumer)
+        open_frames = sum(len(account.frames) for account in self._accounts.values())
+        self.monitor.metrics.set("lockstep_role_in_flight", open_frames)
+        for account in self._accounts.values():
+            for source_id in account.sources:
+                newest = self._timelines.register.newest(source_id)
+                if newest is None:
+                    continue
+                totals = {name: account.accountant.total(source_id, name) for name in newest.pipelines}
+                for name, total in totals.items():
+                    self.monitor.metrics.set(
+                        "lockstep_ledger_in_flight", total.in_flight, source=source_id, pipeline=name
+                    )
+                publish_state(self._index, "accountant", source_id, balance_fields(newest.epoch, totals))
 
     @staticmethod
     def _is_closed(account: _Account, frame: _OpenFrame) -> bool:

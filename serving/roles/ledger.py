@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from serving.align import Balance
 from serving.errors import RecordInvalid
-from serving.frames import Status
+from serving.frames import DeadReason, Status
 from serving.ports_log import RecordLog, TopicPartition
 from serving.records import OutcomeMessage, decode_outcome
 from serving.roles.names import Names
@@ -31,6 +34,20 @@ class LedgerRow:
     def balanced(self) -> bool:
         """Every place has exactly one final outcome."""
         return self.holes == 0 and self.open == 0 and self.accepted == self.results + self.dropped + self.dead
+
+
+def balance_fields(epoch: int, totals: Mapping[str, Balance]) -> dict[str, Any]:
+    """What the accountant says of a source (`serving.roles.state`): the sums of all of its pipelines."""
+    reasons = sum((Counter(dict(total.reasons)) for total in totals.values()), Counter[str]())
+    dead = {reason.value for reason in DeadReason}
+    return {
+        "epoch": epoch,
+        "accepted": sum(total.accepted for total in totals.values()),
+        "results": sum(total.results for total in totals.values()),
+        "dropped": {reason: count for reason, count in sorted(reasons.items()) if reason not in dead},
+        "dead": {reason: count for reason, count in sorted(reasons.items()) if reason in dead},
+        "in_flight": sum(total.in_flight for total in totals.values()),
+    }
 
 
 def read_ledger(log: RecordLog, names: Names, source_id: str = "") -> list[LedgerRow]:

@@ -19,6 +19,7 @@ from serving.frames import AlignedFrame, DroppedRun, Frame, FrameRecord, Picture
 from serving.media import OutputSummary
 from serving.ports_log import Assignor, Committed, GroupOptions, LogRecord, RecordLog, TopicPartition
 from serving.records import FrameMessage, TimelineMessage, decode_frame, decode_result
+from serving.roles.monitor import RoleMonitor
 from serving.roles.names import Names
 from serving.roles.progress import Progress
 from serving.roles.timelines import Timelines, check_ahead, first_and_last
@@ -48,8 +49,10 @@ class LogMixer:
     """Call `step` from one thread until told to stop, then `close`. new_role: outputs and drawing of one source."""
 
     def __init__(
-        self, log: RecordLog, names: Names, new_role: NewMixRole, codec: PictureCodec, clock: Clock, member: str = ""
-    ) -> None:
+        self, log: RecordLog, names: Names, new_role: NewMixRole, codec: PictureCodec, clock: Clock, member: str = "",
+        monitor: RoleMonitor | None = None,
+    ) -> None:  # fmt: skip
+        self.monitor = monitor or RoleMonitor("mixer", clock, names.prefix)
         self._frames, self._results = names.topic("frames"), names.topic("results")
         self._new_role, self._codec, self._clock = new_role, codec, clock
         self._timelines = Timelines(log, names)
@@ -68,7 +71,9 @@ class LogMixer:
     def step(self, timeout_s: float = 0.02) -> None:
         """Read, show what is due, commit what was shown."""
         self._timelines.poll()
-        for record in self._consumer.poll(timeout_s).records:
+        polled = self._consumer.poll(timeout_s)
+        self.monitor.polled(polled)
+        for record in polled.records:
             try:
                 self._take(record)
             except RecordInvalid:
@@ -82,6 +87,8 @@ class LogMixer:
         if now_ns - self._committed_ns >= NS_PER_S:
             self._committed_ns = now_ns
             self._commit(list(self._progress))
+        if self.monitor.turned():
+            self.monitor.behind(self._consumer)
 
     def outputs(self, source_id: str) -> list[OutputSummary] | None:
         """What was written of a source that is over; None before."""
@@ -110,6 +117,7 @@ class LogMixer:
                 self._progress[place.partition] = Progress(self._consumer.position(place))
             else:
                 self._results_next[place.partition] = self._consumer.position(place)
+        self.monitor.partitions(len(self._progress))
 
     def revoked(self, places: Sequence[TopicPartition]) -> None:
         """Another shows them from here on."""
@@ -121,6 +129,7 @@ class LogMixer:
         gone = {place.partition for place in places}
         for number in gone:
             self._progress.pop(number, None)
+        self.monitor.partitions(len(self._progress))
         self._paused -= set(places)
         for source_id in [name for name, source in self._sources.items() if source.number in gone]:
             source = self._sources.pop(source_id)

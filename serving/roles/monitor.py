@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sized
 from enum import Enum
 
 from serving.clock import NS_PER_S, Clock
 from serving.metrics import OTHER, Metrics
-from serving.ports_log import LogReader, Polled, TopicPartition
+from serving.ports_log import LogReader, Polled
 
 SOURCES_MOST = 200  # series with a source's name; what comes after them is counted as `other`
 REPORT_NS = NS_PER_S
+COMPLAINTS_MOST = 1000
 STUCK_NS = 120 * NS_PER_S
 
 
@@ -62,6 +64,7 @@ class RoleMonitor:
         self._guard = threading.Lock()
         self._state = RoleState.STARTING
         self._reasons: dict[str, str] = {}
+        self._said: dict[str, str] = {}
         self._turned_ns = self._reported_ns = clock.monotonic_ns()
         self.metrics.set("lockstep_role_ready", 0)
         self.metrics.set("lockstep_role_partitions", 0)
@@ -93,13 +96,22 @@ class RoleMonitor:
         with self._guard:
             self._reasons.pop(what, None)
 
+    def complain(self, about: str, what: str) -> None:
+        """One line on stderr for each new complaint about a thing; a thousand things at most."""
+        if self._said.get(about) == what:
+            return
+        if len(self._said) >= COMPLAINTS_MOST:
+            self._said.clear()
+        self._said[about] = what
+        print(f"{self.role}: {about}: {what}", file=sys.stderr, flush=True)  # noqa: T201
+
     def partitions(self, count: int) -> None:
         """How many partition numbers are ours now."""
         self.state(RoleState.WORKING if count else RoleState.IDLE)
         self.metrics.set("lockstep_role_partitions", count)
 
-    def rebalanced(self, change: str, places: Sequence[TopicPartition] | Mapping[TopicPartition, object]) -> None:
-        """Partitions were assigned, revoked or lost."""
+    def rebalanced(self, change: str, places: Sized) -> None:
+        """These partitions were assigned, revoked or lost."""
         self.metrics.inc("lockstep_role_rebalances_total", len(places), change=change)
 
     def polled(self, polled: Polled) -> None:

@@ -19,13 +19,14 @@ class Progress:
         if parts:
             self._open[offset] = parts
 
-    def done(self, offset: int) -> None:
-        """One part is acknowledged."""
+    def done(self, offset: int) -> bool:
+        """One part is acknowledged; True where none is left."""
         left = self._open.get(offset, 0) - 1
         if left > 0:
             self._open[offset] = left
-        else:
-            self._open.pop(offset, None)
+            return False
+        self._open.pop(offset, None)
+        return True
 
     @property
     def safe(self) -> int:

@@ -38,6 +38,11 @@ class Sender:
             return False
         return True
 
+    @property
+    def waiting(self) -> bool:
+        """Something is not acknowledged yet."""
+        return self._producer.waiting() > 0
+
     def poll(self, timeout_s: float = 0.0) -> None:
         """Take acknowledgements. Raises what made a record impossible to write."""
         self._producer.poll(timeout_s)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from serving.frames import PictureCodec
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
+
+import cv2
+import numpy as np
+
+from serving.frames import Frame, Picture, PictureCodec
+from serving.records import FrameMessage
 from serving.types import PixelArray
 
 
@@ -22,3 +30,16 @@ class LogTransport:
     def encode(self, rgb: PixelArray) -> bytes:
         """The bytes it came as, unless it is another picture (a mask was laid over it)."""
         return self._data if rgb is self._rgb else self._codec.encode(rgb)
+
+
+def at_source_size(message: FrameMessage, codec: PictureCodec) -> FrameMessage:
+    """The same frame with a picture of the source's size, made when it is asked for; scale is 1 then."""
+    record = message.record
+    if not isinstance(record, Frame) or record.picture is None or record.picture.encoded is None or message.scale == 1:
+        return message
+    picture = Picture(load=partial(_enlarged, codec, record.picture.encoded, (message.width, message.height)))
+    return replace(message, record=replace(record, picture=picture), scale=Fraction(1))
+
+
+def _enlarged(codec: PictureCodec, data: bytes, size: tuple[int, int]) -> PixelArray:
+    return np.asarray(cv2.resize(codec.decode(data), size, interpolation=cv2.INTER_LINEAR), np.uint8)

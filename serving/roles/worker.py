@@ -1,162 +1,160 @@
-"""Worker over the log: frames in, one outcome for each of its pipelines out; positions follow the acknowledgements.
+"""Worker over the log: frames in, one outcome for each of its pipelines out, positions committed behind them.
 
-Two threads. One polls, keeps membership and positions, and never infers; the other takes the next frame, source by
-source in turn, and sends what came of it. Attempts live beside the committed offset: after an assignment the records
-that may have been in flight are tried one at a time, each marked first, so that one that ends the process three times
-is known by whoever comes next (docs/guarantees.md, G2).
+Two threads. The polling thread reads, feeds and commits; it never waits for a model, so the group keeps it. The
+inference thread (`Analyst`) asks the models and writes results. After an assignment the records that may have been in
+flight are tried one at a time, each marked first, so that one that ends the process three times is known by whoever
+comes next (docs/guarantees.md, G2).
 """
 
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 
-from serving.align import FairQueue, SheddingRules, max_age_ns
 from serving.clock import NS_PER_S, Clock
 from serving.errors import CommitRefused, LogUnavailable, RecordInvalid
-from serving.frames import DeadReason, DropReason, Frame, Outcome, Posting, SourceKind
+from serving.frames import DroppedRun, Frame, PictureCodec, SourceKind
+from serving.ports_index import ResultIndex
 from serving.ports_log import Assignor, Committed, GroupOptions, LogRecord, RecordLog, TopicPartition
-from serving.records import AttemptMark, FrameMessage, ResultMessage, decode_frame, encode_result
-from serving.records.results import FrameTimes, ModelFacts
+from serving.records import AttemptMark, decode_frame
+from serving.roles.analyst import Analyst
+from serving.roles.jobs import CLEAN, IDS_A_FRAME, POISON_AT, Job, Part, WorkerSettings, rules_of
+from serving.roles.monitor import RoleMonitor, RoleState
 from serving.roles.names import Names
 from serving.roles.progress import Progress
+from serving.roles.regions import SourceRegions
+from serving.roles.registered import Registered
 from serving.roles.sender import Sender
-from serving.roles.timelines import Timelines
+from serving.roles.state import publish_state
+from serving.roles.timelines import Timelines, first_and_last
+from serving.roles.transport import at_source_size
 from serving.streams.worker import Worker
-from serving.tasks import task_named
-from serving.tasks.base import moved
 
-POISON_AT = 3
 COMMIT_NS = NS_PER_S // 2
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """in_flight: records of a partition that are read and not finished, at most. member: for static membership.
-
-    delay_ns, mixed, max_fps: of live sources, for shedding by age.
-    """
-
-    in_flight: int = 32
-    member: str = ""
-    delay_ns: int = NS_PER_S // 4
-    mixed: bool = True
-    max_fps: int = 60
-    inference_timeout_s: float = 8.0
-
-
-@dataclass(slots=True)
-class _Part:
-    """One partition. waiting: read, not yet given to the queue. careful: records left to be tried one at a time."""
-
-    progress: Progress
-    mark: AttemptMark | None
-    careful: int
-    waiting: deque[tuple[int, FrameMessage]] = field(default_factory=deque)
-    trying: int | None = None
-    paused: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    place: TopicPartition
-    part: _Part
-    offset: int
-    message: FrameMessage
-    attempt: int
+IDLE_NS = 5 * NS_PER_S
 
 
 class LogWorker:
-    """`run` until `stop`. on_hang: called when one call takes longer than inference_timeout; a process ends itself."""
+    """`run` until `stop`. on_hang: called when one call takes longer than inference_timeout; a process ends itself.
+
+    registered, regions: what `streams` wishes for each source; None: the settings' defaults for all of them.
+    """
 
     def __init__(
         self, log: RecordLog, names: Names, worker: Worker, settings: WorkerSettings, clock: Clock,
-        on_hang: Callable[[], None],
+        on_hang: Callable[[], None], monitor: RoleMonitor | None = None, registered: Registered | None = None,
+        regions: SourceRegions | None = None, index: ResultIndex | None = None, codec: PictureCodec | None = None,
     ) -> None:  # fmt: skip
         self.worker, self._settings, self._clock, self._on_hang = worker, settings, clock, on_hang
-        self._topic, self._results = names.topic("frames"), names.topic("results")
+        self.monitor = monitor or RoleMonitor("worker", clock, names.prefix)
+        self._registered, self._regions, self._index, self._codec = registered, regions, index, codec
+        self._topic = names.topic("frames")
         self._timelines = Timelines(log, names)
         self._sender = Sender(log.producer())
-        self._changed = threading.Condition()  # guards everything below but the consumer and the timelines
-        self._parts: dict[TopicPartition, _Part] = {}
-        self._queue = FairQueue()
-        self._jobs: dict[tuple[str, int, int], _Job] = {}
-        self._outgoing: deque[tuple[_Job, list[Posting]]] = deque()
+        self.analyst = Analyst(worker, self._sender, names, settings, clock, self.monitor, self._acknowledged)
+        self._changed = self.analyst.changed  # guards parts and all that the analyst holds
+        self._parts: dict[TopicPartition, Part] = {}
         self._stopping = False
-        self._busy_since_ns: int | None = None
-        self._failure: BaseException | None = None
-        self._committed_ns = clock.monotonic_ns()
-        self.counters: Counter[str] = Counter()
+        self._started_ns = self._committed_ns = clock.monotonic_ns()
+        self._analysed: Counter[str] = Counter()
+        if registered is not None:
+            registered.catch_up()
+            self._follow(registered.sources())
         group = names.group("worker-" + "-".join(sorted(worker.pipelines)))
         options = GroupOptions(group, Assignor.COOPERATIVE_STICKY, member=settings.member)
         self._consumer = log.consumer([self._topic], options, self)
 
+    @property
+    def counters(self) -> Counter[str]:
+        """What was done, by word."""
+        return self.analyst.counters
+
     # -- the polling thread -----------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Poll until stopped, then finish what is in flight, commit and leave (G9)."""
-        inference = threading.Thread(target=self._infer_guarded, name="inference", daemon=True)
+        """Poll until stopped, then finish what is being analysed, commit and leave (G9)."""
+        inference = threading.Thread(target=self.analyst.run, name="inference", daemon=True)
         inference.start()
         try:
-            while not self._stopping and self._failure is None:
+            while not self._stopping and self.analyst.failure is None:
                 self.step()
         finally:
-            with self._changed:
-                self._stopping = True
-                self._changed.notify_all()
+            self.monitor.state(RoleState.DRAINING)
+            self.analyst.stop()
             inference.join(2 * self._settings.inference_timeout_s)
             self._sender.close()
             self._consumer.close()
             self._timelines.close()
-        if self._failure is not None:
-            raise self._failure
+            if self._registered is not None:
+                self._registered.close()
+        if self.analyst.failure is not None:
+            raise self.analyst.failure
 
     def step(self, timeout_s: float = 0.05) -> None:
-        """Take what there is, feed the queue, commit."""
+        """Take what there is, feed the analyst, commit."""
         polled = self._consumer.poll(timeout_s)
+        self.monitor.polled(polled)
         self.counters["deleted_unread"] += sum(lost.count for lost in polled.lost)
         for record in polled.records:
             self._take(record)
-        for place, part in list(self._parts.items()):
-            self._feed(place, part)
-        now_ns = self._clock.monotonic_ns()
-        busy = self._busy_since_ns
+        for place, part in sorted(self._parts.items(), key=lambda item: item[1].is_suspect):
+            self._feed(place, part)  # what has ended a process before comes last: the others are done by then
+        now_ns, busy = self._clock.monotonic_ns(), self.analyst.busy_since_ns
         if busy is not None and now_ns - busy > self._settings.inference_timeout_s * NS_PER_S:
             self._on_hang()
-        if now_ns - self._committed_ns >= COMMIT_NS:
+        if self._registered is not None:
+            self._follow(self._registered.poll())
+        if now_ns - self._committed_ns >= COMMIT_NS or self._much_is_done():
             self._committed_ns = now_ns
             self._commit(list(self._parts))
+        if self.monitor.turned():
+            self._report(now_ns)
 
     def stop(self) -> None:
         """From another thread: finish in good order."""
         self._stopping = True
 
+    # -- partitions come and go (`serving.ports_log.Rebalance`) -------------------------------------------------------
+
     def assigned(self, positions: Mapping[TopicPartition, Committed | None]) -> None:
-        """What lies behind the committed offset may have been in flight when its owner ended."""
+        """What lies behind the committed offset may have been in flight when its owner ended, unless it left well."""
+        begun = {}
         with self._changed:
             for place, committed in positions.items():
-                mark = AttemptMark.parse(committed.metadata) if committed else None
                 start = self._consumer.position(place)
-                careful = self._settings.in_flight if committed else 0
-                self._parts[place] = _Part(Progress(start), mark, careful)
+                if committed is None or committed.metadata == CLEAN:
+                    self._parts[place] = Part(Progress(start), None, 0)
+                    begun[place] = Committed(start)
+                else:
+                    mark = AttemptMark.parse(committed.metadata)
+                    self._parts[place] = Part(Progress(start), mark, self._settings.in_flight)
+        self._try_commit(begun)  # from here on, whoever comes after us without our farewell is careful
+        self.monitor.rebalanced("assigned", positions)
+        self.monitor.partitions(len(self._parts))
 
     def revoked(self, places: Sequence[TopicPartition]) -> None:
-        """What is done is committed; what waits is another's now."""
-        self._commit(places)
-        self.lost(places)
+        """What is done is committed; what waits is another's now, and none of it has ended us."""
+        busy = self.analyst.busy_since_ns
+        well = busy is None or self._clock.monotonic_ns() - busy < NS_PER_S
+        self._commit(places, leaving_well=well)
+        self._forget(places)
+        self.monitor.rebalanced("revoked", places)
 
     def lost(self, places: Sequence[TopicPartition]) -> None:
         """Outcomes of these that still come are harmless: the merge takes the better one."""
-        with self._changed:
-            gone = set(places)
-            for place in places:
-                self._parts.pop(place, None)
-            for key in [key for key, job in self._jobs.items() if job.place in gone]:
-                self._forget(key)
+        self._forget(places)
+        self.monitor.rebalanced("lost", places)
 
-    # -- inside the polling thread ------------------------------------------------------------------------------------
+    def _forget(self, places: Sequence[TopicPartition]) -> None:
+        with self._changed:
+            parts = [self._parts.pop(place) for place in places if place in self._parts]
+            self.analyst.drop(places, [source_id for part in parts for source_id in part.sources])
+        self.monitor.partitions(len(self._parts))
+
+    # -- reading and feeding ------------------------------------------------------------------------------------------
 
     def _take(self, record: LogRecord) -> None:
         part = self._parts[record.place]
@@ -165,36 +163,37 @@ class LogWorker:
             claimed = self._timelines.check(message)
         except RecordInvalid:
             self.counters["refused"] += 1  # the accountant gives it its dead letter
+            self.monitor.refused(self._topic)
             part.progress.read(record.offset, 0)
             return
         frame = message.record
-        mine = [name for name in frame.pipelines if name in self.worker.pipelines]
-        if not isinstance(frame, Frame) or not frame.analyse or not mine:
+        if part.sources.get(frame.source_id, (0, 0))[0] != frame.epoch:
+            part.sources[frame.source_id] = frame.epoch, first_and_last(frame)[0]
+        mine = tuple(name for name in frame.pipelines if name in self.worker.pipelines)
+        if isinstance(frame, DroppedRun) or not frame.analyse or not mine:
             part.progress.read(record.offset, 0)
             return
-        live = claimed.info.kind is SourceKind.LIVE
-        age = max_age_ns(self._settings.delay_ns, self._settings.mixed)
+        wished = self._registered.get(frame.source_id) if self._registered is not None else None
+        rules = rules_of(wished, self._settings, claimed.info.kind is SourceKind.LIVE)
         with self._changed:
-            self._queue.source(frame.source_id, SheddingRules(age, self._settings.max_fps, live))
             part.progress.read(record.offset, len(mine))
-            part.waiting.append((record.offset, replace(message, record=replace(frame, pipelines=tuple(mine)))))
+        if self._codec is not None and wished is not None and (wished.roi or wished.mask):
+            message = at_source_size(message, self._codec)  # what is wished is in pixels of the source's picture
+        wanted = replace(frame, pipelines=mine, picture=message.record.picture)  # type: ignore[union-attr]
+        part.waiting.append(Job(record, part, message, wanted, rules))
 
-    def _feed(self, place: TopicPartition, part: _Part) -> None:
-        """Move what waits into the queue; a partition with too much in flight is paused, membership goes on."""
+    def _feed(self, place: TopicPartition, part: Part) -> None:
+        """Offer what waits; a partition with too much in flight is paused, membership goes on."""
         while part.waiting:
-            offset, message = part.waiting[0]
-            frame = message.record
-            assert isinstance(frame, Frame)
-            attempt = 1
+            job = part.waiting[0]
             if part.careful > 0:
-                if part.trying is not None:
-                    break
-                attempt = self._next_attempt(place, part, offset)
+                if any(other.trying is not None for other in self._parts.values()):
+                    break  # one at a time, over all partitions: else a record is blamed for what another one did
+                job = replace(job, attempt=self._next_attempt(place, part, job.offset), careful=True)
             with self._changed:
-                if not self._queue.room(frame.source_id):
+                if not self.analyst.offer(job):
                     break
-                part.waiting.popleft()
-                self._enqueue(_Job(place, part, offset, message, attempt), frame)
+            part.waiting.popleft()
         full = part.progress.open >= self._settings.in_flight
         if full and not part.paused:
             self._consumer.pause([place])
@@ -202,136 +201,92 @@ class LogWorker:
             self._consumer.resume([place])
         part.paused = full
 
-    def _next_attempt(self, place: TopicPartition, part: _Part, offset: int) -> int:
+    def _next_attempt(self, place: TopicPartition, part: Part, offset: int) -> int:
         """Mark the record before it is tried, so that the mark survives what the record may do to us."""
         mark = part.mark
-        if part.trying is None and mark is not None and mark.offset == offset:
-            attempt = mark.attempt + 1
-        else:
-            attempt = 1
+        attempt = mark.attempt + 1 if mark is not None and mark.offset == offset else 1
         part.trying = offset
         if attempt < POISON_AT:
             part.mark = AttemptMark(offset, attempt)
-            try:
-                self._consumer.commit({place: Committed(offset, part.mark.text())})
-            except (CommitRefused, LogUnavailable):
+            if not self._try_commit({place: Committed(offset, part.mark.text())}):
                 self.counters["unmarked"] += 1  # not ours any more, or no broker: tried all the same, once
         return attempt
 
-    def _enqueue(self, job: _Job, frame: Frame) -> None:
-        key = (frame.source_id, frame.epoch, frame.frame_seq)
-        self._jobs[key] = job
-        if job.attempt >= POISON_AT:
-            self._give_up(key, Outcome.dead_letter(DeadReason.POISON, job.attempt))
-        elif frame.picture is None:
-            self._give_up(key, Outcome.dropped(DropReason.DECODE_ERROR))
-        else:
-            for shed, reason in self._queue.put(frame):
-                self._give_up((shed.source_id, shed.epoch, shed.frame_seq), Outcome.dropped(reason))
-        self._changed.notify_all()
+    def _acknowledged(self, job: Job) -> None:
+        """By the inference thread."""
+        with self._changed:
+            part = job.part
+            if part.progress.done(job.offset) and part.trying == job.offset:
+                part.trying = None
+                part.careful -= 1
 
-    def _give_up(self, key: tuple[str, int, int], outcome: Outcome) -> None:
-        job = self._jobs.pop(key, None)
-        if job is not None:
-            frame = job.message.record
-            assert isinstance(frame, Frame)
-            self._outgoing.append((job, [Posting(frame.ledger_key(p), frame.pts_ns, outcome) for p in frame.pipelines]))
+    def first_id(self, frame: Frame) -> int:
+        """Of the tracks of a tracker that begins with this frame: 0 where its epoch begins here too."""
+        for part in list(self._parts.values()):
+            epoch, first_seq = part.sources.get(frame.source_id, (0, 0))
+            if epoch == frame.epoch:
+                return IDS_A_FRAME * frame.frame_seq if first_seq > 0 else 0
+        return IDS_A_FRAME * frame.frame_seq
 
-    def _forget(self, key: tuple[str, int, int]) -> None:
-        """It stays in the queue and is passed over there."""
-        del self._jobs[key]
+    def _follow(self, changed: set[str]) -> None:
+        """Roi, mask, scenario or tracker of these are other ones now: their sessions begin anew."""
+        for source_id in changed:
+            wished = self._registered.get(source_id) if self._registered is not None else None
+            with self._changed:
+                for part in self._parts.values():
+                    if source_id in part.sources:
+                        part.sources[source_id] = part.sources[source_id][0], 1  # the epoch did not begin here
+                if self._regions is not None:
+                    self.analyst.errand(partial(self._regions.wish, source_id, wished))
+                self.analyst.forget(source_id)
 
-    def _commit(self, places: Sequence[TopicPartition]) -> None:
+    # -- positions ----------------------------------------------------------------------------------------------------
+
+    def _much_is_done(self) -> bool:
+        """So that little is tried again after an end without warning."""
+        most = self._settings.in_flight
+        return any(part.progress.safe - part.progress.committed >= most for part in self._parts.values())
+
+    def _commit(self, places: Sequence[TopicPartition], leaving_well: bool = False) -> None:
         with self._changed:
             found = {place: self._parts[place] for place in places if place in self._parts}
             safe = {place: part.progress.safe for place, part in found.items()}
-        due = {place: Committed(at) for place, at in safe.items() if at > found[place].progress.committed}
-        if not due:
-            return
+        due = {}
+        for place, part in found.items():
+            if part.trying == safe[place] and part.mark is not None and part.mark.offset == safe[place]:
+                continue  # its mark stands there
+            clean = leaving_well and part.trying is None
+            if clean or safe[place] > part.progress.committed:
+                due[place] = Committed(safe[place], CLEAN if clean else "")
+        if self._try_commit(due):
+            for place, at in due.items():
+                found[place].progress.committed = at.offset
+
+    def _try_commit(self, positions: Mapping[TopicPartition, Committed]) -> bool:
         try:
-            self._consumer.commit(due)
+            if positions:
+                self._consumer.commit(positions)
         except (CommitRefused, LogUnavailable):
             self.counters["commits_refused"] += 1
-            return
-        for place, at in due.items():
-            found[place].progress.committed = at.offset
+            self.monitor.metrics.inc("lockstep_role_commits_refused_total")
+            return False
+        return True
 
-    # -- the inference thread -----------------------------------------------------------------------------------------
+    # -- once a second ------------------------------------------------------------------------------------------------
 
-    def _infer_guarded(self) -> None:
-        try:
-            self._infer()
-        except BaseException as error:  # noqa: BLE001 - handed to the polling thread, which raises it
-            self._failure = error
-
-    def _infer(self) -> None:
-        while True:
-            with self._changed:
-                if not self._outgoing and not len(self._queue):
-                    if self._stopping:
-                        return
-                    self._changed.wait(0.02)
-                outgoing, self._outgoing = list(self._outgoing), deque()
-                frame = None if self._stopping else self._next()
-                job = self._jobs.pop((frame.source_id, frame.epoch, frame.frame_seq), None) if frame else None
-                self._busy_since_ns = self._clock.monotonic_ns() if job else None
-            for shed_job, postings in outgoing:  # outside the lock: sending may wait for room
-                self._send(shed_job, postings)
-            if job is not None and frame is not None:
-                postings = self._analyse(job, frame)
-                self._busy_since_ns = None
-                self._send(job, postings)
-            self._sender.poll()
-
-    def _next(self) -> Frame | None:
-        frame, shed = self._queue.take(self._clock.monotonic_ns())
-        for old, reason in shed:
-            self._give_up((old.source_id, old.epoch, old.frame_seq), Outcome.dropped(reason))
-        return frame
-
-    def _analyse(self, job: _Job, frame: Frame) -> list[Posting]:
-        self.counters["analysed"] += 1
-        try:
-            return self.worker.analyse(frame)
-        except ValueError:  # the picture does not decode
-            outcome = Outcome.dropped(DropReason.DECODE_ERROR)
-            return [Posting(frame.ledger_key(name), frame.pts_ns, outcome) for name in frame.pipelines]
-
-    def _send(self, job: _Job, postings: list[Posting]) -> None:
-        for posting in postings:
-            message = self._message(job, posting)
-            self._sender.send(
-                self._results, encode_result(message), job.place.partition, lambda: self._acknowledged(job)
-            )
-
-    def _acknowledged(self, job: _Job) -> None:
+    def _report(self, now_ns: int) -> None:
+        self.monitor.behind(self._consumer)
+        if not self._parts and now_ns - self._started_ns > IDLE_NS:
+            self.monitor.state(RoleState.IDLE)
+            self.monitor.complain("idle", "no partition: as many workers of these models as partitions have them all")
         with self._changed:
-            job.part.progress.done(job.offset)
-            if job.part.trying == job.offset:
-                job.part.trying = None
-                job.part.careful -= 1
-
-    def _message(self, job: _Job, posting: Posting) -> ResultMessage:
-        pipeline, frame, about = self.worker.pipelines[posting.key.pipeline], job.message.record, job.message
-        assert isinstance(frame, Frame)
-        outcome = posting.outcome
-        if outcome.result is not None and about.scale != 1:
-            found = moved(task_named(pipeline.task), outcome.result.result, 1 / float(about.scale))
-            outcome = replace(outcome, result=replace(outcome.result, result=found))
-        answer = pipeline.document(outcome.result.result) if outcome.result is not None else {}
-        return ResultMessage(
-            replace(posting, outcome=outcome),
-            ModelFacts(pipeline.name, pipeline.model_version, pipeline.task, pipeline.certificate_id),
-            FrameTimes(
-                frame.pts,
-                frame.time_base,
-                frame.raw_pts,
-                about.dts,
-                frame.pts_source,
-                frame.capture_ns,
-                frame.capture_quality,
-            ),
-            answer,
-            (about.width, about.height) if about.width and about.height else None,
-            about.traceparent,
-        )
+            in_flight = sum(part.progress.open for part in self._parts.values())
+            self.analyst.report()
+            analysed = dict(self.analyst.analysed)
+            sources = [source_id for part in self._parts.values() for source_id in part.sources]
+        self.monitor.metrics.set("lockstep_role_in_flight", in_flight)
+        for source_id in sources:
+            count = analysed.get(source_id, 0)
+            fields = {"fps_analysed": count - self._analysed[source_id], "analysed": count}
+            publish_state(self._index, "worker", source_id, fields)
+        self._analysed = Counter(analysed)

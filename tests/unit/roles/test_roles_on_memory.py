@@ -14,6 +14,7 @@ import pytest
 from serving.align import CloseRule
 from serving.errors import EngineFailed, ServingError
 from serving.frames import DropReason, Frame, SourceKind, StreamInfo, TimelineRecord
+from serving.murmur2 import partition_of
 from serving.ports_log import Committed, GroupOptions, TopicPartition
 from serving.records import (
     AttemptMark,
@@ -26,12 +27,13 @@ from serving.records import (
 )
 from serving.roles.accountant import LogAccountant
 from serving.roles.ingest import IngestSettings, LogIngest
+from serving.roles.jobs import CLEAN, WorkerSettings
 from serving.roles.names import Names
 from serving.roles.progress import Progress
 from serving.roles.sender import Sender
 from serving.roles.timelines import LogClaims, Timelines
 from serving.roles.transport import LogTransport
-from serving.roles.worker import LogWorker, WorkerSettings
+from serving.roles.worker import LogWorker
 from serving.streams.jpeg import JpegCodec
 from serving.streams.worker import Pipeline, Worker
 from serving.tasks.detection import TASK
@@ -42,6 +44,7 @@ from serving.types import Detections, ImageSize, InferRequest, InferResponse
 
 NAMES = Names("t.")
 JPEG = JpegCodec().encode(np.full((48, 64, 3), 90, np.uint8))
+POISON = JpegCodec().encode(np.full((48, 64, 3), 200, np.uint8))
 BOX = Detections(np.array([[1, 2, 3, 4]], np.float32), np.array([0.5], np.float32), np.zeros(1, np.int64))
 PLACE = TopicPartition("t.frames", 0)
 INFO = StreamInfo("gate", SourceKind.FILE, Fraction(1, 90_000), 64, 48)
@@ -60,25 +63,44 @@ def pipeline(infer: Any = answer) -> Pipeline:
     return Pipeline("person", 1, "detection", infer, lambda r: TASK.to_document(r, ("thing",)))
 
 
-def claim(log: MemoryLog, ingest_id: str = "ingest-1", kind: SourceKind = SourceKind.FILE) -> LogClaims:
+def claim(
+    log: MemoryLog, ingest_id: str = "ingest-1", kind: SourceKind = SourceKind.FILE, source: str = "gate"
+) -> LogClaims:
     timelines, sender = Timelines(log, NAMES), Sender(log.producer())
     claims = LogClaims(timelines, sender, NAMES, ingest_id, lambda: replace(INFO, kind=kind))
-    draft = TimelineRecord("gate", 0, ingest_id, INFO.time_base, 0, 0, None, ("person",))
+    draft = TimelineRecord(source, 0, ingest_id, INFO.time_base, 0, 0, None, ("person",))
     assert claims.claim(draft) is not None
     return claims
 
 
-def write_frames(log: MemoryLog, seqs: Sequence[int], **changes: Any) -> None:
+def write_frames(
+    log: MemoryLog, seqs: Sequence[int], payload: bytes = JPEG, source: str = "gate", **changes: Any
+) -> None:
     sender = Sender(log.producer())
     for seq in seqs:
-        frame = Frame("gate", 1, seq, seq * 40_000_000, seq * 3600, INFO.time_base, ("person",), 0, **changes)
-        sender.send(PLACE.topic, encode_frame(FrameMessage(frame, 64, 48), JPEG), 0)
+        frame = Frame(source, 1, seq, seq * 40_000_000, seq * 3600, INFO.time_base, ("person",), 0, **changes)
+        sender.send(PLACE.topic, encode_frame(FrameMessage(frame, 64, 48), payload), None)
     sender.flush(5)
 
 
 def records(log: MemoryLog, topic: str, decode: Callable[..., Any]) -> list[Any]:
     reader = log.reader({TopicPartition(NAMES.topic(topic), 0): 0})
     return [decode(r.key, r.value, r.headers) for r in reader.poll(0.0, 10_000).records]
+
+
+def all_results(log: MemoryLog) -> list[Any]:
+    reader = log.reader({TopicPartition(NAMES.topic("results"), n): 0 for n in range(2)})
+    return [decode_result(r.key, r.value, r.headers) for r in reader.poll(0.0, 10_000).records]
+
+
+class Died(Exception):
+    """What the process would not survive."""
+
+
+def deadly(requests: Sequence[InferRequest]) -> list[InferResponse | ServingError]:
+    if any(request.encoded == POISON for request in requests):
+        raise Died
+    return answer(requests)
 
 
 def worked(log: MemoryLog, until: Callable[[LogWorker], bool], infer: Any = answer, **settings: Any) -> LogWorker:
@@ -136,7 +158,7 @@ def test_every_frame_has_its_result_and_the_position_follows(log: MemoryLog) -> 
     write_frames(log, range(5))
     worker = worked(log, lambda w: len(records(log, "results", decode_result)) == 5)
     assert worker.counters["analysed"] == 5
-    assert committed(log) == Committed(5)
+    assert committed(log) == Committed(5, CLEAN), "it left in good order"
     assert [m.posting.key.frame_seq for m in records(log, "results", decode_result)] == list(range(5))
 
 
@@ -152,38 +174,44 @@ def test_the_position_stays_while_the_results_are_not_acknowledged(log: MemoryLo
     assert (part.progress.open, part.progress.safe) == (3, 0)
     worker._commit([PLACE])
     worker._consumer.close()
-    assert committed(log) is None
+    assert committed(log) == Committed(0, CLEAN)
 
 
 def test_f11_a_record_that_ends_the_process_is_poison_at_its_third_attempt(log: MemoryLog) -> None:
     """Each life of the worker dies on frame 1: in flight without a mark, then alone with its first mark and second."""
     claim(log)
-    write_frames(log, range(3))
-
-    class Died(Exception):
-        pass
-
-    def deadly(requests: Sequence[InferRequest]) -> list[InferResponse | ServingError]:
-        nonlocal calls
-        calls += 1
-        if calls > survivors:
-            raise Died
-        return answer(requests)
-
-    survivors = 1
+    write_frames(log, [0])
+    write_frames(log, [1], payload=POISON)
+    write_frames(log, [2])
     for life in range(3):
-        calls = 0
         with pytest.raises(Died):
             _die(log, deadly)
-        survivors = 0
         at = committed(log)
-        assert at is not None and at.offset == 1
-        mark = AttemptMark.parse(at.metadata)
+        mark = AttemptMark.parse(at.metadata) if at else None
         assert mark == (None if life == 0 else AttemptMark(1, life))
-    worked(log, lambda w: len(records(log, "results", decode_result)) >= 3)
+    worked(log, lambda w: len(records(log, "results", decode_result)) >= 3, deadly)
     ends = {m.posting.key.frame_seq: m.posting.outcome for m in records(log, "results", decode_result)}
     assert ends[1].reason == "poison" and ends[1].attempt == 3
     assert ends[0].result is not None and ends[2].result is not None
+
+
+def test_f11_the_neighbour_of_poison_is_not_blamed_for_it() -> None:
+    """Two partitions, poison in one: the record of the other is never at hand when the process ends."""
+    log = MemoryLog({NAMES.topic(t): 2 for t in ("frames", "results", "outcomes", "timelines", "dead_letter")})
+    names = {partition_of(name.encode(), 2): name for name in ("gate", "hall", "roof", "door")}
+    bad, good = names[0], names[1]
+    for source in (bad, good):
+        claim(log, source=source)
+    write_frames(log, range(3), POISON, source=bad)
+    write_frames(log, range(3), source=good)
+    for _ in range(8):  # of each poisonous frame two lives, and the first without a mark
+        with pytest.raises(Died):
+            _die(log, deadly)
+        if len([m for m in all_results(log) if m.posting.outcome.reason == "poison"]) == 2:
+            break
+    ends = {m.posting.key[:3:2]: m.posting.outcome for m in all_results(log)}
+    assert all(ends[good, n].result is not None for n in range(3)), ends
+    assert ends[bad, 0].reason == ends[bad, 1].reason == "poison"
 
 
 def _die(log: MemoryLog, infer: Any) -> None:
@@ -195,12 +223,7 @@ def _die(log: MemoryLog, infer: Any) -> None:
     for _ in range(20):
         worker.step(0.0)
         try:
-            with worker._changed:
-                frame = worker._next()
-                job = worker._jobs.pop((frame.source_id, frame.epoch, frame.frame_seq)) if frame else None
-            if job is not None and frame is not None:
-                worker._send(job, worker._analyse(job, frame))
-            worker._sender.poll()
+            worker.analyst.turn()
             worker._commit(list(worker._parts))
         except BaseException:
             log.expire(worker._consumer)  # type: ignore[arg-type]

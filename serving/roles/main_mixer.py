@@ -1,0 +1,80 @@
+"""Wiring of the mixer: what becomes of the mixed pictures of each source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from serving.adapters.video import HlsWriter
+from serving.align import Accountant, CloseRule, Mixer, MixerSettings
+from serving.bundle import catalogue
+from serving.clock import NS_PER_MS, SystemClock
+from serving.config import Settings
+from serving.frames import AlignedFrame, SourceKind
+from serving.media import OutputStream, VideoWriter
+from serving.records import TimelineMessage
+from serving.roles.main import loop, open_log
+from serving.roles.mixer import LogMixer, NewMixRole
+from serving.roles.monitor import RoleMonitor
+from serving.roles.page import role_page
+from serving.streams.drawing import Drawing
+from serving.streams.jpeg import JpegCodec
+from serving.streams.lines import ResultLines, describe
+from serving.streams.mix_role import MixRole
+
+
+@dataclass(frozen=True, slots=True)
+class MixerOptions:
+    """output: a folder for each source is made in it. delay_ms: D of live sources."""
+
+    output: Path
+    delay_ms: int = 250
+    draw_threshold: float = 0.2
+    member: str = ""
+
+
+def run_mixer(settings: Settings, options: MixerOptions) -> LogMixer:
+    """Until a signal: HLS of every source into its own folder."""
+    log, names = open_log(settings, "mixer")
+    good, _ = catalogue(settings.repository)
+    labels = {name: bundle.labels for name, bundle in good.items()}
+    clock = SystemClock()
+    monitor = RoleMonitor("mixer", clock, names.prefix)
+    new_role = _new_mix_role(settings, options, labels)
+    role = LogMixer(log, names, new_role, JpegCodec(), clock, options.member, monitor)
+    with role_page(monitor, settings.role_metrics_port, log, names):
+        loop(role, monitor)
+    return role
+
+
+def _new_mix_role(settings: Settings, options: MixerOptions, labels: Mapping[str, Sequence[str]]) -> NewMixRole:
+    def make(timeline: TimelineMessage, told: Callable[[AlignedFrame], None]) -> MixRole:
+        source_id, info = timeline.claim.source_id, timeline.info
+        live, folder = info.kind is SourceKind.LIVE, options.output / source_id
+        delay_ns, lateness_ns = options.delay_ms * NS_PER_MS, settings.lateness_ms * NS_PER_MS
+
+        def writers(stream: OutputStream) -> Sequence[VideoWriter]:
+            folder.mkdir(parents=True, exist_ok=True)
+            return [HlsWriter(folder, stream, describe)]
+
+        return MixRole(
+            Mixer(source_id, MixerSettings(live, delay_ns, lateness_ns, reorder_depth=info.reorder_depth)),
+            Accountant(CloseRule(delay_ns, lateness_ns, live)),
+            ResultLines(source_id, {}, None),
+            Drawing(labels, options.draw_threshold),
+            writers,
+            [_Told(told)],
+            average_rate=Fraction(info.average_rate) if info.average_rate else None,
+        )
+
+    return make
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    tell: Callable[[AlignedFrame], None]
+
+    def write(self, shown: AlignedFrame) -> None:
+        self.tell(shown)

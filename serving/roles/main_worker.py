@@ -1,0 +1,110 @@
+"""Wiring of the worker: models in this process or in a Triton, trackers, wishes for each source."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from serving.adapters.trackers import TRACKERS
+from serving.clock import SystemClock
+from serving.config import Settings
+from serving.errors import EngineFailed, ParameterInvalid
+from serving.records import StreamMessage
+from serving.roles.index_open import open_index
+from serving.roles.jobs import WorkerSettings
+from serving.roles.main import open_log, stop_on_signals
+from serving.roles.monitor import RoleMonitor
+from serving.roles.page import role_page
+from serving.roles.regions import SourceRegions
+from serving.roles.registered import Registered
+from serving.roles.sources import words
+from serving.roles.transport import LogTransport
+from serving.roles.worker import LogWorker
+from serving.streams.jpeg import JpegCodec
+from serving.streams.main import OpenModel
+from serving.streams.sessions import session_of
+from serving.streams.worker import Pipeline, Worker
+from serving.tasks import task_named
+
+BOXES = ("detection", "tracking", "face")  # tasks whose boxes a tracker can follow
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """track: of sources that nobody registered. member: for static membership. max_batch: 0, what the models allow."""
+
+    models: tuple[str, ...]
+    track: str = ""
+    member: str = ""
+    max_batch: int = 0
+
+    def __post_init__(self) -> None:
+        if self.track and self.track not in TRACKERS:
+            raise ParameterInvalid(f"--track: expected one of {', '.join(TRACKERS)}, got {self.track}")
+        if len(set(self.models)) != len(self.models) or not self.models:
+            raise ParameterInvalid(f"--model: expected different models, at least one, got {self.models}")
+
+
+def run_worker(settings: Settings, options: WorkerOptions, open_model: OpenModel) -> LogWorker:
+    """Until a signal. A call that hangs ends the process, and the record's attempt is on the log."""
+    log, names = open_log(settings, "worker")
+    clock, codec = SystemClock(), JpegCodec()
+    monitor = RoleMonitor("worker", clock, names.prefix)
+    with ExitStack() as stack:
+        pipelines, most = _pipelines(options, open_model, stack)
+        regions = SourceRegions(TRACKERS, partial(_may_read, settings))
+        index = open_index(settings)
+        if index is not None:
+            stack.callback(index.close)
+        worker = Worker(pipelines, regions, LogTransport(codec), lambda frame: role.first_id(frame))
+        role = LogWorker(
+            log, names, worker, WorkerSettings(member=options.member, max_batch=most), clock, _hang,
+            monitor, Registered(log, names), regions, index, codec,
+        )  # fmt: skip
+        stack.enter_context(role_page(monitor, settings.role_metrics_port, log, names))
+        stack.enter_context(stop_on_signals(role.stop))
+        role.run()
+        return role
+
+
+def _pipelines(options: WorkerOptions, open_model: OpenModel, stack: ExitStack) -> tuple[list[Pipeline], int]:
+    """The models as pipelines, and the largest batch that all of them take."""
+    pipelines, most = [], []
+    for name in options.models:
+        opened = open_model(name)
+        stack.callback(opened.close)
+        bundle, task = opened.bundle, task_named(opened.bundle.spec.task)
+        tracker = TRACKERS[options.track] if options.track and task.name in BOXES else None
+        most.append(bundle.spec.batch.max)
+        pipelines.append(
+            Pipeline(
+                name,
+                bundle.version,
+                task.name,
+                opened.infer,
+                partial(task.to_document, labels=bundle.labels),
+                bundle.labels,
+                new_tracker=tracker,
+                certificate_id=bundle.certificate_id,
+                new_session=session_of(task, bundle.spec, {}),
+            )
+        )
+    return pipelines, min(options.max_batch or max(most), *most)
+
+
+def _may_read(settings: Settings, stream: StreamMessage, path: Path) -> bool:
+    """An operator's own source may name any mask; one registered over REST only files of the allowed folders."""
+    if not stream.supervised:
+        return True
+    folders = [Path(word).resolve() for word in words(settings.sources_allowed_folders)]
+    return any(path.resolve().is_relative_to(folder) for folder in folders)
+
+
+def _hang() -> None:
+    print(f"error[{EngineFailed.code}]: a call took longer than it may; this process ends", file=sys.stderr)  # noqa: T201
+    sys.stderr.flush()
+    os._exit(70)
