@@ -11,7 +11,7 @@ from serving.clock import NS_PER_MS, NS_PER_S
 from serving.roles.jobs import Job
 
 FIRST_NS = 100 * NS_PER_MS
-MOST_NS = NS_PER_S
+MOST_NS = NS_PER_S // 2
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class Absence:
         return tuple(self._away)
 
     def begin(self, pipeline: str, now_ns: int) -> None:
-        """It did not answer: asked again after 0.1 s, then after twice as long each time, at most a second."""
+        """It did not answer: asked again after 0.1 s, then after twice as long each time, at most half a second."""
         known = self._away.get(pipeline)
         if known is None:
             self._away[pipeline] = _Away(now_ns + FIRST_NS)

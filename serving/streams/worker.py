@@ -133,8 +133,8 @@ class Worker:
 
     def _ready(self, frame: Frame) -> _Ready | ParameterInvalid | ValueError:
         assert frame.picture is not None, "a frame without picture is not sent to inference"
-        region = self._regions.get(frame.source_id, Region())
         try:
+            region = self._regions.get(frame.source_id, Region())
             rgb = region.masked(frame.picture.rgb(self._transport))
             encoded = self._transport.encode(rgb) if self._transport is not None else None
             if self._transport is not None and encoded is not frame.picture.encoded and self._remembers(frame):
