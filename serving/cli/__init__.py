@@ -28,9 +28,11 @@ def _register() -> None:
         commands_serving,
         commands_streams,
         commands_topics,
+        commands_up,
     )
 
-    modules = (commands_models, commands_serving, commands_streams, commands_topics, commands_roles, commands_ingest)
+    modules = (commands_models, commands_serving, commands_streams, commands_topics, commands_roles, commands_ingest,
+               commands_up)  # fmt: skip
     for module in modules:
         module.register(app)
 

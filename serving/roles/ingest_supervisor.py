@@ -69,7 +69,7 @@ class IngestSupervisor:
         self._let_lost_go()
         self.fleet.tick()
 
-    def close(self, grace_s: float = 4.0) -> None:
+    def close(self, grace_s: float = 2.5) -> None:
         """Hand all sources over, leave the group."""
         self.fleet.close(grace_s)
         while self.fleet.reap():

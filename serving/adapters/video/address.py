@@ -137,7 +137,7 @@ class SourcePolicy:
                 return
         raise SourceRefused(
             f"{redacted(address)}: {text} is a private address",
-            hint="add the host or its network to sources.allowed_hosts",
+            hint="add the host or its network to sources_allowed_hosts",
         )
 
     def _check_folder(self, path: Path) -> None:
@@ -145,7 +145,7 @@ class SourcePolicy:
             return
         real = path.resolve()
         if not any(real.is_relative_to(folder.resolve()) for folder in self.allowed_folders):
-            raise SourceRefused(f"{path}: outside sources.allowed_folders")
+            raise SourceRefused(f"{path}: outside sources_allowed_folders", hint="name the folder in the setting")
 
 
 def _is_network(text: str) -> bool:
