@@ -169,7 +169,7 @@ class ShapesRequests(Protocol):
     """A session that asks its model its own way (a search crop around the target, a state that goes along)."""
 
     def ask(self, request: InferRequest, infer: Infer, pts_ns: int) -> InferResponse | ServingError:
-        """The answer for the frame at `pts_ns`. May be called again for the same frame after an error: `update` remembers."""
+        """The answer for the frame at `pts_ns`. May come again for it after an error: `update` remembers."""
         ...
 
 
