@@ -16,7 +16,7 @@ from serving.tasks.base import Task
 # Which way is stricter. A bound that is in neither set is unknown and refused.
 HIGHER_IS_STRICTER = frozenset({"cosine", "iou", "embedding_cosine", "tensor_cosine"})
 LOWER_IS_STRICTER = frozenset(
-    {"max_abs_scaled", "margin", "score", "threshold", "pixel_difference", "tensor_difference"}
+    {"max_abs_scaled", "margin", "score", "threshold", "pixel_difference", "tensor_difference", "landmarks"}
 )
 BASE: Mapping[str, Mapping[str, float]] = {
     "preprocess": {"pixel_difference": 0.0, "tensor_difference": 1e-5},

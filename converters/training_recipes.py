@@ -101,8 +101,31 @@ def tf1_stretch(data: bytes, *, size: int | Sequence[int], range: ValueRange = "
     size: side, or (height, width). Output row i lies at i * in / out, between the rows below and above, all in
     float32, row by row as TensorFlow's CPU kernel goes. The pixels are the floats rounded.
     """
+    resized = _tf1_resized(_array(_open(data)), size)
+    return np.rint(resized).astype(np.uint8), _chw(_ranged(resized.astype(np.float64), range).astype(np.float32))
+
+
+def tf1_pad_square(
+    data: bytes, *, size: int | Sequence[int], mean: Sequence[float] = (), std: Sequence[float] = (), pad: int = 0
+) -> tuple[Pixels, Tensor]:
+    """Padded to a square at the right or the bottom, then TensorFlow 1's resize, then `(x - mean) / std` of 0..255.
+
+    size: side, or (height, width). As face-api prepares a picture (`padToSquare`, `resizeBilinear`, `normalize`).
+    """
+    image = _array(_open(data))
+    side = max(image.shape[:2])
+    square = np.full((side, side, 3), pad, np.uint8)
+    square[: image.shape[0], : image.shape[1]] = image
+    resized = _tf1_resized(square, size)
+    values = resized.astype(np.float64)
+    values = values - np.array(mean) if mean else values
+    values = values / np.array(std) if std else values
+    return np.rint(resized).astype(np.uint8), _chw(values.astype(np.float32))
+
+
+def _tf1_resized(image: Pixels, size: int | Sequence[int]) -> Tensor:
     high, wide = (size, size) if isinstance(size, int) else size
-    source = _array(_open(data)).astype(np.float32)
+    source = image.astype(np.float32)
     resized = np.empty((high, wide, source.shape[2]), np.float32)
     left_right = [_tf1_neighbours(x, source.shape[1], wide) for x in builtins.range(wide)]
     left, right = [n[0] for n in left_right], [n[1] for n in left_right]
@@ -112,7 +135,7 @@ def tf1_stretch(data: bytes, *, size: int | Sequence[int], range: ValueRange = "
         top = source[above, left] + (source[above, right] - source[above, left]) * share
         bottom = source[below, left] + (source[below, right] - source[below, left]) * share
         resized[y] = top + (bottom - top) * down
-    return np.rint(resized).astype(np.uint8), _chw(_ranged(resized.astype(np.float64), range).astype(np.float32))
+    return resized
 
 
 def _ranged(values: npt.NDArray[np.float64], range: ValueRange) -> npt.NDArray[np.float64]:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from serving.errors import SpecInvalid
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-ResizeRule = Literal["none", "stretch", "letterbox", "shortest_side_crop", "center_crop", "min_max_side"]
+ResizeRule = Literal["none", "stretch", "pad_square", "letterbox", "shortest_side_crop", "center_crop", "min_max_side"]
 Kernel = Literal["pil_bilinear", "pil_bicubic", "pil_nearest", "cv2_linear", "cv2_area", "cv2_nearest", "tf1_bilinear"]
 ColourOrder = Literal["rgb", "bgr", "grey", "pseudo_grey"]
 ValueRange = Literal["unit", "byte", "signed"]
@@ -74,6 +74,8 @@ class PreprocessSpec(_Strict):
             raise ValueError("resize shortest_side_crop needs shortest_side (the side before the centre crop)")
         if self.resize == "min_max_side" and self.min_side is None and self.max_side is None:
             raise ValueError("resize min_max_side needs min_side, max_side or both")
+        if self.resize == "pad_square" and self.fast:
+            raise ValueError("fast: not with resize pad_square, which has no fast path")
         return self
 
 

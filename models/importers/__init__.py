@@ -18,6 +18,7 @@ __all__ = ["IMPORTERS", "ImportedModel", "Progress", "import_model"]
 IMPORTERS: Mapping[str, str] = {
     "digits": "models.importers.digits:bring",
     "face_embedder": "models.importers.face_embedder:bring",
+    "face_retina": "models.importers.face_retina:bring",
     "face_yolo": "models.importers.face_yolo:bring",
     "mobilenet_v2": "models.importers.mobilenet_v2:bring",
     "person_ssdlite": "models.importers.person_ssdlite:bring",

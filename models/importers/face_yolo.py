@@ -122,11 +122,11 @@ def _build(packages: Mapping[str, Fetched], out: Path, progress: Progress) -> No
     torch.save(state, sink)
     (out / "checkpoint.pth").write_bytes(sink.getvalue())
     (out / "constants.json").write_text(json.dumps({"nms_iou": source["iou"]}) + "\n", "utf-8")
-    count = _write_samples(packages, out / "samples")
+    count = write_samples(packages, out / "samples")
     progress(f"face_yolo: {len(state)} tensors ported, {count} pictures")
 
 
-def _write_samples(packages: Mapping[str, Fetched], folder: Path) -> int:
+def write_samples(packages: Mapping[str, Fetched], folder: Path) -> int:
     """Six group photos, three crops of each, four sheets of LFW faces, single portraits and pictures without a face."""
     from PIL import Image
 

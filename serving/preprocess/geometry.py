@@ -13,22 +13,34 @@ from serving.types import ImageSize, ImageTransform
 
 # A 16384 x 2 picture brought to 256 on its short side is 2 097 152 pixels wide: bound what a resize may make.
 MAX_RESIZED_PIXELS = 40_000_000
+# A 40 megapixel photo of 3:2 is 60 million pixels as a square; 16384 x 2 would be 268 million.
+MAX_PADDED_PIXELS = 80_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Resize the source to `resized`, then put it at `offset` (x, y; negative: cropped) on a plane of size `plane`."""
+    """Put `border` (left, top, right, bottom) around the source, resize it to `resized`, then put it at `offset` (x, y;
+    negative: cropped) on a plane of size `plane`."""
 
     source: ImageSize
     resized: ImageSize
     plane: ImageSize
     offset: tuple[int, int]
+    border: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @property
+    def padded(self) -> ImageSize:
+        """The source with its border."""
+        left, top, right, bottom = self.border
+        return ImageSize(self.source.width + left + right, self.source.height + top + bottom)
 
     @property
     def transform(self) -> ImageTransform:
         """The same as scale and offset: `model = source * scale + offset`, pixel edges to pixel edges."""
-        scale = (self.resized.width / self.source.width, self.resized.height / self.source.height)
-        return ImageTransform(self.source, self.plane, scale, (float(self.offset[0]), float(self.offset[1])))
+        padded = self.padded
+        scale = (self.resized.width / padded.width, self.resized.height / padded.height)
+        offset = (self.offset[0] + self.border[0] * scale[0], self.offset[1] + self.border[1] * scale[1])
+        return ImageTransform(self.source, self.plane, scale, offset)
 
 
 def place(source: ImageSize, spec: PreprocessSpec) -> Placement:
@@ -37,6 +49,7 @@ def place(source: ImageSize, spec: PreprocessSpec) -> Placement:
     Raises ImageUnsupported (rule `none`, or a plane for `min_max_side`, that the picture does not fit) and
     ImageTooLarge (an aspect ratio that makes the resized picture huge).
     """
+    border = _square_border(source, spec)
     resized = _resized(source, spec)
     if resized.width * resized.height > max(MAX_RESIZED_PIXELS, source.width * source.height):
         raise ImageTooLarge(
@@ -48,7 +61,7 @@ def place(source: ImageSize, spec: PreprocessSpec) -> Placement:
     plane = ImageSize(_round_up(content.width, spec.pad_multiple), _round_up(content.height, spec.pad_multiple))
     first = _offset(resized, content, spec)
     second = _offset(content, plane, spec)
-    return Placement(source, resized, plane, (first[0] + second[0], first[1] + second[1]))
+    return Placement(source, resized, plane, (first[0] + second[0], first[1] + second[1]), border)
 
 
 def plane_of(spec: PreprocessSpec) -> ImageSize | None:
@@ -61,11 +74,25 @@ def plane_of(spec: PreprocessSpec) -> ImageSize | None:
 def _resized(source: ImageSize, spec: PreprocessSpec) -> ImageSize:
     if spec.resize in ("none", "center_crop"):
         return source
-    if spec.resize == "stretch":
+    if spec.resize in ("stretch", "pad_square"):
         return ImageSize(spec.width, spec.height)
     if spec.resize == "letterbox":
         return _fit(source, spec)
     return _short_and_long(source, spec)
+
+
+def _square_border(source: ImageSize, spec: PreprocessSpec) -> tuple[int, int, int, int]:
+    """pad_square: what makes a square of the picture before it is resized; no border by the other rules."""
+    if spec.resize != "pad_square":
+        return (0, 0, 0, 0)
+    side = max(source.width, source.height)
+    if side * side > MAX_PADDED_PIXELS:
+        raise ImageTooLarge(
+            f"picture of {source.width} x {source.height}: resize pad_square would make {side} x {side} pixels of it",
+            hint="the picture is too narrow for this model",
+        )
+    x, y = _pad(source.width, side, spec.pad_position), _pad(source.height, side, spec.pad_position)
+    return (x, y, side - source.width - x, side - source.height - y)
 
 
 def _fit(source: ImageSize, spec: PreprocessSpec) -> ImageSize:

@@ -47,8 +47,8 @@ class Plan(ctypes.Structure):
 
 
 def supported(spec: PreprocessSpec) -> bool:
-    """Whether the kernel can do what the spec says: OpenCV's linear resize, in colour, by any resize rule."""
-    return spec.kernel == "cv2_linear" and spec.colour in ("rgb", "bgr")
+    """Whether the kernel can do what the spec says: OpenCV's linear resize, in colour, padded after it if at all."""
+    return spec.kernel == "cv2_linear" and spec.colour in ("rgb", "bgr") and spec.resize != "pad_square"
 
 
 def plan_of(placement: Placement, spec: PreprocessSpec) -> Plan:
@@ -116,7 +116,8 @@ class GpuPreprocessor:
         """As `reference.prepare`, computed on the device and copied back. Raises ValueError for another kernel."""
         if not supported(spec):
             raise ValueError(
-                f"GPU preprocessing: expected kernel cv2_linear in rgb or bgr, got {spec.kernel} {spec.colour}"
+                "GPU preprocessing: expected kernel cv2_linear in rgb or bgr and no resize pad_square, "
+                f"got {spec.kernel} {spec.colour} {spec.resize}"
             )
         placement = place(frame_size(frame), spec)
         rows, columns = placement.plane.height, placement.plane.width

@@ -50,8 +50,8 @@ def prepare(frame: PixelArray, spec: PreprocessSpec) -> Prepared:
     size = frame_size(frame)
     placement = place(size, spec)
     coloured = to_colour(frame, spec.colour, spec.kernel)
-    plane = on_plane(resize(coloured, placement.resized, spec.kernel), placement, spec.pad_value)
-    return finish(plane, placement, spec)
+    content = resize(coloured, placement.resized, spec.kernel, placement.border, spec.pad_value)
+    return finish(on_plane(content, placement, spec.pad_value), placement, spec)
 
 
 def frame_size(frame: Array) -> ImageSize:

@@ -147,10 +147,12 @@ class Moves(Protocol):
 
 def moved(task: Task, result: TaskResult, scale: float = 1.0, offset: tuple[float, float] = (0, 0)) -> TaskResult:
     """A result in coordinates `place * scale + offset`; one without places in the picture stays as it is."""
+    if isinstance(task, Moves):
+        return task.move(result, scale, offset)
     if isinstance(result, Detections):
         shift = np.array([*offset, *offset], np.float32)
         return replace(result, xyxy=(result.xyxy * np.float32(scale) + shift).astype(np.float32))
-    return task.move(result, scale, offset) if isinstance(task, Moves) else result
+    return result
 
 
 class Session(Protocol):

@@ -13,7 +13,9 @@ from serving.spec import PreprocessSpec
 from serving.types import ImageSize
 
 side = st.integers(1, 4000)
-rules = st.sampled_from(["none", "stretch", "letterbox", "shortest_side_crop", "center_crop", "min_max_side"])
+rules = st.sampled_from(
+    ["none", "stretch", "pad_square", "letterbox", "shortest_side_crop", "center_crop", "min_max_side"]
+)
 
 
 @st.composite
@@ -47,7 +49,7 @@ def test_placement_keeps_its_promises(width: int, height: int, spec: PreprocessS
     if plane_of(spec) is not None:
         assert plane == plane_of(spec)
     assert resized.width * resized.height <= max(MAX_RESIZED_PIXELS, width * height)
-    if not spec.scale_up and spec.resize != "stretch":
+    if not spec.scale_up and spec.resize not in ("stretch", "pad_square"):
         assert resized.width <= width and resized.height <= height
     if spec.resize not in ("shortest_side_crop", "center_crop"):
         assert 0 <= x <= plane.width - resized.width and 0 <= y <= plane.height - resized.height
@@ -121,3 +123,34 @@ def test_a_narrow_picture_does_not_become_a_huge_one() -> None:
     spec = PreprocessSpec(width=224, height=224, resize="shortest_side_crop", shortest_side=256)
     with pytest.raises(ImageTooLarge, match="2097152"):
         place(ImageSize(16384, 2), spec)
+
+
+@pytest.mark.parametrize(
+    ("source", "position", "border"),
+    [
+        ((100, 151), "right_bottom", (0, 0, 51, 0)),
+        ((151, 100), "right_bottom", (0, 0, 0, 51)),
+        ((100, 151), "center", (25, 0, 26, 0)),
+        ((80, 80), "center", (0, 0, 0, 0)),
+    ],
+)
+def test_pad_square_by_hand(source: tuple[int, int], position: str, border: tuple[int, int, int, int]) -> None:
+    spec = PreprocessSpec(width=416, height=208, resize="pad_square", pad_position=position)  # type: ignore[arg-type]
+    placement = place(ImageSize(*source), spec)
+    side = max(source)
+    assert placement.border == border and placement.padded == ImageSize(side, side)
+    assert placement.resized == placement.plane == ImageSize(416, 208) and placement.offset == (0, 0)
+    assert placement.transform.scale == (416 / side, 208 / side)
+    assert placement.transform.offset == (border[0] * 416 / side, border[1] * 208 / side)
+
+
+def test_a_picture_that_would_make_a_huge_square_is_refused() -> None:
+    spec = PreprocessSpec(width=416, height=416, resize="pad_square")
+    with pytest.raises(ImageTooLarge, match="pad_square would make 16384 x 16384"):
+        place(ImageSize(16384, 2), spec)
+    assert place(ImageSize(7746, 5164), spec).padded.width == 7746, "40 megapixels of 3:2 are taken"
+
+
+def test_pad_square_has_no_fast_path() -> None:
+    with pytest.raises(ValueError, match="fast: not with resize pad_square"):
+        PreprocessSpec(width=416, height=416, resize="pad_square", fast=True)

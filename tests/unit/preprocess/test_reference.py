@@ -13,7 +13,7 @@ from serving.errors import BodyInvalid, ImageTooLarge
 from serving.preprocess.reference import prepare
 from serving.spec import PreprocessSpec
 
-RULES = ("none", "stretch", "letterbox", "shortest_side_crop", "center_crop", "min_max_side")
+RULES = ("none", "stretch", "pad_square", "letterbox", "shortest_side_crop", "center_crop", "min_max_side")
 KERNELS = ("pil_bilinear", "pil_bicubic", "pil_nearest", "cv2_linear", "cv2_area", "cv2_nearest", "tf1_bilinear")
 
 
