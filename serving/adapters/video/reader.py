@@ -16,9 +16,10 @@ import av
 import av.error
 import numpy as np
 from av.container.core import Flags
+from av.stream import Discard
 
 from serving.adapters.video import containers
-from serving.adapters.video.address import HTTP, LIVE_SCHEMES, path_of, redacted, scheme_of, with_secrets
+from serving.adapters.video.address import FORMATS, HTTP, LIVE_SCHEMES, path_of, redacted, scheme_of, with_secrets
 from serving.adapters.video.http_io import Opener, is_playlist
 from serving.adapters.video.options import ReaderOptions, libav_options, with_buffers
 from serving.clock import NS_PER_S, Clock
@@ -272,7 +273,8 @@ class AvReader:
             )
         if rate is None and self._is_avi:
             return None
-        return _Numbering(1 / Fraction(rate or self._stream.average_rate or self._stream.guessed_rate or 25))
+        known = self._stream.guessed_rate or self._stream.average_rate  # the first one knows what the codec says
+        return _Numbering(1 / Fraction(rate or known or 25))
 
     def _capture_quality(self, capture_ns: int | None) -> CaptureQuality:
         if capture_ns is None:
@@ -297,8 +299,8 @@ class _Numbering:
 
 def _video_stream(container: Any, shown: str, options: ReaderOptions) -> Any:
     if not container.streams.video:
-        kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
-        raise SourceInvalid(f"{shown}: holds no video, only {', '.join(kinds)}")
+        kinds = ", ".join(sorted({stream.type for stream in container.streams}))
+        raise SourceInvalid(f"{shown}: holds no video, {f'only {kinds}' if kinds else 'and nothing else either'}")
     stream = container.streams.best("video") or container.streams.video[0]
     if stream.codec_context is None or stream.codec_context.name not in options.policy.codecs:
         name = "an unknown codec" if stream.codec_context is None else f"codec {stream.codec_context.name}"
@@ -307,7 +309,7 @@ def _video_stream(container: Any, shown: str, options: ReaderOptions) -> Any:
         )
     for other in container.streams:
         if other is not stream:
-            other.discard = "all"
+            other.discard = Discard.all  # by name only newer releases of PyAV take it
     return stream
 
 
@@ -350,6 +352,8 @@ def _translated(shown: str, error: BaseException, timeout_s: float) -> SourceErr
     if isinstance(error, SourceError):
         return error
     reason = getattr(error, "strerror", None) or type(error).__name__
+    if isinstance(error, av.error.ArgumentError):  # libav found a format, and not in the list it was given
+        return SourceRefused(f"{shown}: its format is not allowed", hint=f"allowed: {FORMATS.replace(',', ', ')}")
     if isinstance(error, av.error.ExitError | TimeoutError):
         return SourceStalled(f"{shown}: nothing came for {timeout_s:g} s")
     if isinstance(error, FileNotFoundError):

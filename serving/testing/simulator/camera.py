@@ -18,12 +18,16 @@ GOP = 30
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A packet on the wire. index: which picture it is, over all connections. corrupt: its picture is damaged."""
+    """A packet on the wire. index: which picture it is, over all connections. corrupt: its picture is damaged.
+
+    huge: its picture fits into no record of the log.
+    """
 
     packet: CodedPacket
     index: int
     connection: int
     corrupt: bool = False
+    huge: bool = False
 
 
 class Camera(Process):
@@ -104,13 +108,15 @@ class Camera(Process):
     def _send(self, packet: CodedPacket) -> None:
         rng, index = self.scheduler.rng, self._gop_start + packet.index
         raw: int | None = (self.base + index * TICKS) % MPEG_TS_MODULUS
-        if rng.random() < self.damage / 3:  # a stamp hours away, one seen before, none at all
-            raw = rng.choice([(self.base + 5 * 3600 * 90_000) % MPEG_TS_MODULUS, (raw or 0) - TICKS, None])
+        if rng.random() < self.damage / 3:  # a stamp hours away, one seen before, one before the last, none at all
+            hours = (self.base + 5 * 3600 * 90_000) % MPEG_TS_MODULUS
+            raw = rng.choice([hours, (raw or 0) - TICKS, (raw or 0) - TICKS - TICKS // 2, None])
         hit = rng.random() < self.damage
         lost = hit and not packet.keyframe and rng.random() < 0.5
         stamped = replace(packet, raw_pts=raw, index=index, tag=self._tag, lost=lost)
         self._tag += 1
-        sent = Sent(stamped, index, self.connection, corrupt=hit and not lost)
+        huge = hit and not lost and rng.random() < 0.2
+        sent = Sent(stamped, index, self.connection, corrupt=hit and not lost and not huge, huge=huge)
         for listener in self.listeners:
             self.scheduler.after(self.scheduler.between(1, 6), partial(listener, sent))
 

@@ -9,7 +9,16 @@ from fractions import Fraction
 
 from serving.align import EpochRegister, Outbox, PacketIn, PictureIn, SourceTimeline, TimelineSettings
 from serving.align.unwrap import MPEG_TS_MODULUS
-from serving.frames import FrameRecord, Picture, SourceKind, StreamInfo, TimelineRecord
+from serving.frames import (
+    DroppedRun,
+    DropReason,
+    Frame,
+    FrameRecord,
+    Picture,
+    SourceKind,
+    StreamInfo,
+    TimelineRecord,
+)
 from serving.testing.coded_stream import CodedPacket
 from serving.testing.simulator.camera import Camera, Sent
 from serving.testing.simulator.log import FakeLog
@@ -63,7 +72,7 @@ class Ingest(Process):
         self.fenced = False
         self.claims_made = 0
         self.evicted = 0
-        self.accepted: list[FrameRecord] = []
+        self.huge: set[bytes] = set()  # pictures that fit into no record
         camera.listeners.append(self._received)
 
     def start(self) -> None:
@@ -112,6 +121,8 @@ class Ingest(Process):
     def _picture(self, sent: Sent, now: int) -> None:
         packet: CodedPacket = sent.packet
         picture = Picture(encoded=str(sent.index).encode())
+        if sent.huge and picture.encoded is not None:
+            self.huge.add(picture.encoded)
         self._put(self.timeline.picture(PictureIn(packet.raw_pts, now, picture, packet.tag, sent.corrupt), now))
 
     def _info(self) -> StreamInfo:
@@ -128,13 +139,20 @@ class Ingest(Process):
     def _flush(self) -> None:
         while (record := self.outbox.peek()) is not None:
             before = self.log.end("frames", self.partition)
-            acked = self.log.append("frames", self.partition, record) is not None
+            acked = self.log.append("frames", self.partition, self._fitting(record)) is not None
             if not acked and self.log.end("frames", self.partition) == before:
                 break  # not written; where only the acknowledgement is lost, an idempotent producer writes once
             self.outbox.acknowledged()
         if self.outbox.peek() is not None and not self.flushing:
             self.flushing = True
             self.after(200 * MS, self._retry)
+
+    def _fitting(self, record: FrameRecord) -> FrameRecord:
+        """A picture that no record can hold is dropped in its place."""
+        if not isinstance(record, Frame) or record.picture is None or record.picture.encoded not in self.huge:
+            return record
+        seq = record.frame_seq
+        return DroppedRun(record.source_id, record.epoch, seq, seq, DropReason.TOO_LARGE, record.pipelines)
 
     def _retry(self) -> None:
         self.flushing = False

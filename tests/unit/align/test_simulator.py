@@ -13,7 +13,7 @@ from serving.testing.simulator import FAULTS, SimParts, System, check, run_seeds
 from serving.testing.simulator.log import Committed, FakeLog, Group
 from serving.testing.simulator.scheduler import MS, NS_PER_S, Process, Scheduler
 
-LIKELY = {"no_epoch": 68, "one_pipeline": 1, "wall_clock": 27, "close_in_memory": 72, "attempts_in_memory": 14}
+LIKELY = {"no_epoch": 68, "one_pipeline": 1, "wall_clock": 27, "close_in_memory": 72, "attempts_in_memory": 25}
 
 
 def test_sixty_seeds_balance() -> None:

@@ -193,6 +193,34 @@ def test_what_is_no_video_is_said_so(tmp_path: Path, name: str, data: bytes, err
     assert isinstance(_error_of(tmp_path / name), error)
 
 
+@pytest.mark.needs("ffmpeg")
+def test_a_raw_stream_is_counted_at_the_rate_its_codec_says(tmp_path: Path) -> None:
+    path, picture = tmp_path / "r.h264", "testsrc=d=1:s=64x64:r=30"
+    subprocess.run(["ffmpeg", "-v", "error", "-f", "lavfi", "-i", picture, "-bf", "0", path], check=True)
+    opened = next(event for event in read(path) if isinstance(event, StreamOpened))
+    assert opened.info.time_base == Fraction(1, 30), "libav's average says 25 here, as for every raw stream"
+
+
+@pytest.mark.needs("ffmpeg")
+def test_a_file_with_sound_and_words_gives_its_video(clip: Make, tmp_path: Path) -> None:
+    source, path = clip("v.mp4", STEADY, ClipSpec("mp4", TB90)), tmp_path / "va.mkv"
+    words = tmp_path / "w.srt"
+    words.write_text("1\n00:00:00,000 --> 00:00:01,000\nwords\n")
+    inputs = ["-i", source, "-f", "lavfi", "-i", "sine=d=1.3", "-i", words]
+    command = ["ffmpeg", "-v", "error", *inputs, "-map", "0", "-map", "1", "-map", "2", "-c:v", "copy", path]
+    subprocess.run(command, check=True)
+    events = read(path)
+    assert len(raw_pts(events)) == len(STEADY) == sum(isinstance(event, PacketSeen) for event in events)
+
+
+@pytest.mark.needs("ffmpeg")
+def test_a_format_that_is_not_allowed_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.gif"
+    subprocess.run(["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc=d=1:s=64x64", path], check=True)
+    error = _error_of(path)
+    assert isinstance(error, SourceRefused) and "its format is not allowed" in str(error) and "matroska" in str(error)
+
+
 def test_a_cut_off_file_gives_what_is_there(clip: Make) -> None:
     path = clip("t.ts", STEADY, ClipSpec("mpegts", TB90))
     path.write_bytes(path.read_bytes()[: 188 * 12])
