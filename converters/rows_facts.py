@@ -114,11 +114,6 @@ def expected_score_row(
     return StageRow("expected_score", status, compared, reason, gate, figures=figures, samples=len(labels))
 
 
-def transport_row() -> StageRow:
-    """Topic frame against decoded frame: this version has no streams."""
-    return not_run("transport", "JPEG of the topic against the decoded frame", "no streams in this version")
-
-
 def memory_row(peak_rss_bytes: int | None) -> StageRow:
     """Peak RSS of one instance, measured on the staging server."""
     compared = "peak resident memory of one served instance"

@@ -23,8 +23,9 @@ BASE: Mapping[str, Mapping[str, float]] = {
     "onnx_fp32": {"max_abs_scaled": 1e-4},
 }
 # Rows that share the bounds of another: a served answer differs from the engine's by batch composition only.
-_FAMILY = {"server": "engine", "gateway": "engine", "preprocess_fast": "engine"}
-ROWS_WITH_GATES = ("preprocess", "preprocess_fast", "onnx_fp32", "onnx_fp16", "engine", "server", "gateway")
+_FAMILY = {"server": "engine", "gateway": "engine", "preprocess_fast": "engine", "transport": "engine"}
+ROWS_WITH_GATES = ("preprocess", "preprocess_fast", "onnx_fp32", "onnx_fp16", "engine", "server", "gateway",
+                   "transport")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def gate_of(row: str, task: Task, spec: ModelSpec) -> RowGate:
     Raises SpecInvalid for an unknown row or bound, and for a loosened bound without `parity.because`.
     """
     check_names(spec)
-    default = {**BASE.get(row, {}), **task.default_gates.get(_family(row), {})}
+    default = {**BASE.get(row, {}), **(task.default_gates.get(row) or task.default_gates.get(_family(row), {}))}
     if "threshold" in default:
         served = [values["score_threshold"] for values in spec.thresholds.values() if "score_threshold" in values]
         default["threshold"] = min(default["threshold"], *served) if served else default["threshold"]

@@ -12,14 +12,16 @@ from converters.meter import Meter, Say
 from converters.parity import StageRow, failed, not_run
 from converters.private_server import peak_rss_bytes, private_gateway, private_triton, why_no_triton
 from converters.proof import Proof, judge_of, opened
-from converters.rows_facts import expected_score_row, memory_row, transport_row
+from converters.rows_facts import expected_score_row, memory_row
 from converters.rows_gates import decisions_only, gate_of
 from converters.rows_server import Load, Runner, served_row
+from converters.rows_transport import transport_row
 from converters.runners import GatewayRunner, LocalRunner, TritonRunner
 from converters.samples import read_tensors, truth
 from converters.sources import Sources
 from serving.config import Settings
 from serving.errors import LockstepError
+from serving.preprocess.jpeg import JpegCodec
 from serving.served_model import ServedModel
 from serving.tasks.base import COMMON_PARAMETERS, parse_parameters
 from serving.types import Array, TaskResult
@@ -36,10 +38,12 @@ def served_rows(
     """server, gateway, transport, expected_score, memory. Nothing is started once an earlier row failed."""
     bundle = bundle_of(staged, sources, proof)
     with opened(proof.engine, staged, proof.precision) as engine:
-        local = LocalRunner(ServedModel(bundle, engine), tensors_of(sources))
+        model = ServedModel(bundle, engine)
+        local = LocalRunner(model, tensors_of(sources))
         server, peak = _server_rows(staged, sources, proof, local, settings, say)
+        transport = _transport_row(model, sources, say)
         score = score_row(sources, computed, local, say)
-    return [*server, transport_row(), score, memory_row(peak)]
+    return [*server, transport, score, memory_row(peak)]
 
 
 def rows_of_running(
@@ -49,7 +53,8 @@ def rows_of_running(
     name, task = sources.spec.name, sources.spec.task
     bundle = bundle_of(version_dir, sources, proof)
     with opened(proof.engine, version_dir, proof.precision) as engine:
-        local = LocalRunner(ServedModel(bundle, engine), tensors_of(sources))
+        model = ServedModel(bundle, engine)
+        local = LocalRunner(model, tensors_of(sources))
         if address.startswith("grpc://"):
             with TritonRunner(address, name, task, tensors_of(sources)) as triton:
                 row = _row("server", f"Triton at {address} against the same engine here", triton, local, sources, say)
@@ -61,7 +66,7 @@ def rows_of_running(
                     "gateway", text, gateway, local, sources, say
                 )  # fmt: skip
             rows = [not_run("server", SERVER, RUNNING), row]
-        return [*rows, transport_row(), score_row(sources, computed, local, say)]
+        return [*rows, _transport_row(model, sources, say), score_row(sources, computed, local, say)]
 
 
 def score_row(sources: Sources, computed: Computed, local: Runner, say: Say) -> StageRow:
@@ -95,6 +100,12 @@ def tensors_of(sources: Sources) -> dict[str, dict[str, Array]] | None:
     if sources.spec.task != "raw":
         return None
     return dict(zip(sources.samples.names, read_tensors(sources.samples, sources.spec), strict=True))
+
+
+def _transport_row(model: ServedModel, sources: Sources, say: Say) -> StageRow:
+    meter = Meter(say, "transport", len(sources.samples))
+    gate = decisions_only(gate_of("transport", sources.task, sources.spec))
+    return transport_row(model, sources.samples.samples, JpegCodec(), judge_of(sources), gate, meter.add)
 
 
 def _server_rows(

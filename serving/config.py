@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from serving.errors import StartFailed
 
 PREFIX = "LOCKSTEP_"
+_TRITON_HOME = Path(".triton/site/pytriton/tritonserver")
 FOREIGN: Mapping[str, tuple[str, ...]] = {"cuda_version": ("CUDA_VERSION",)}
 
 
@@ -32,7 +33,10 @@ class Settings(BaseModel):
 
     repository: Path = Field(Path("model_repository"), description="model repository that is served")
     cache_dir: Path = Field(Path(".cache/lockstep"), description="fetched packages, checkpoints, samples")
-    triton_home: Path = Field(Path(".triton/site/pytriton/tritonserver"), description="the embedded Triton")
+    triton_home: Path = Field(
+        default_factory=lambda: installed_triton(Path.cwd()),
+        description="the embedded Triton; default: in the working folder, else where `make setup` put it",
+    )
     triton_url: str = Field("", description="grpc://host:port of an existing Triton; empty: start the embedded one")
     host: str = Field("127.0.0.1", description="address the gateway binds")
     port: int = Field(8080, ge=0, le=65535, description="port the gateway binds; 0: any free one")
@@ -76,6 +80,12 @@ class Settings(BaseModel):
     redis: str = Field("", description="redis://, rediss:// or unix:// of the result index; empty: no index")
     mixed_dir: Path = Field(Path("output/mixed"), description="mixed video of the mixers, a folder a source")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+
+
+def installed_triton(folder: Path, installation: Path = Path(__file__).resolve().parents[1]) -> Path:
+    """The embedded Triton below `folder`, else the one of the installation; commands work from any folder."""
+    home = installation / _TRITON_HOME
+    return home if home.is_dir() and not (folder / _TRITON_HOME).is_dir() else _TRITON_HOME
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from serving.adapters.video import AddressSource, ReaderOptions
 from serving.clock import NS_PER_MS, SystemClock
 from serving.config import Settings, load_settings
 from serving.errors import LockstepError
+from serving.preprocess.jpeg import JpegCodec
 from serving.records import StreamMessage, decode_stream
 from serving.roles.ingest import IngestSettings, LogIngest
 from serving.roles.ingest_process import HAND_OVER, OVER
@@ -26,7 +27,6 @@ from serving.roles.main import open_log
 from serving.roles.names import process_name
 from serving.roles.sources import registered_policy, registered_secrets
 from serving.streams.ingest import ReconnectRules
-from serving.streams.jpeg import JpegCodec
 
 LEASE_S = 5.0
 TELL_S = 1.0

@@ -8,6 +8,7 @@ from dataclasses import replace
 from serving.adapters.video import AddressSource, ReaderOptions
 from serving.clock import SystemClock
 from serving.config import Settings, as_environment, child_environment
+from serving.preprocess.jpeg import JpegCodec
 from serving.records import StreamMessage, encode_stream
 from serving.roles.ingest import IngestSettings, LogIngest
 from serving.roles.ingest_fleet import Fleet, FleetRules, SourceState
@@ -19,7 +20,6 @@ from serving.roles.names import process_name
 from serving.roles.page import role_page
 from serving.roles.sender import Sender
 from serving.streams.ingest import ReconnectRules
-from serving.streams.jpeg import JpegCodec
 
 
 def run_ingest(settings: Settings, stream: StreamMessage) -> LogIngest:

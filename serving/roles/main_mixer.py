@@ -14,13 +14,13 @@ from serving.clock import NS_PER_MS, SystemClock
 from serving.config import Settings
 from serving.frames import AlignedFrame, SourceKind
 from serving.media import OutputStream, VideoWriter
+from serving.preprocess.jpeg import JpegCodec
 from serving.records import TimelineMessage
 from serving.roles.main import loop, open_log
 from serving.roles.mixer import LogMixer, NewMixRole
 from serving.roles.monitor import RoleMonitor
 from serving.roles.page import role_page
 from serving.streams.drawing import Drawing
-from serving.streams.jpeg import JpegCodec
 from serving.streams.lines import ResultLines, describe
 from serving.streams.mix_role import MixRole
 

@@ -13,6 +13,7 @@ from serving.adapters.trackers import TRACKERS
 from serving.clock import SystemClock
 from serving.config import Settings
 from serving.errors import EngineFailed, ParameterInvalid
+from serving.preprocess.jpeg import JpegCodec
 from serving.records import StreamMessage
 from serving.roles.index_open import open_index
 from serving.roles.jobs import WorkerSettings
@@ -24,7 +25,6 @@ from serving.roles.registered import Registered
 from serving.roles.sources import words
 from serving.roles.transport import LogTransport
 from serving.roles.worker import LogWorker
-from serving.streams.jpeg import JpegCodec
 from serving.streams.main import OpenModel
 from serving.streams.sessions import session_of
 from serving.streams.worker import Pipeline, Worker

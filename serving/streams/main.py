@@ -24,10 +24,10 @@ from serving.errors import ParameterInvalid, StorageFailed
 from serving.frames import PictureCodec, SourceKind
 from serving.media import OutputStream, VideoWriter
 from serving.metrics import Metrics
+from serving.preprocess.jpeg import JpegCodec
 from serving.served_model import ServedModel
 from serving.streams.drawing import Drawing
 from serving.streams.ingest import ReconnectRules
-from serving.streams.jpeg import JpegCodec
 from serving.streams.lines import WebVtt, describe
 from serving.streams.metrics_page import metrics_page
 from serving.streams.observe import StreamMetrics

@@ -34,6 +34,7 @@ class ClassificationTask:
         "onnx_fp32": {"margin": 0.0},
         "onnx_fp16": {"cosine": 0.9995, "margin": 0.05},
         "engine": {"cosine": 0.995, "margin": 0.10},
+        "transport": {"margin": 0.20},
     }
 
     def check(self, spec: ModelSpec) -> None:

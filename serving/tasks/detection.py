@@ -50,6 +50,7 @@ class DetectionTask:
         "onnx_fp32": {"threshold": 0.3, "margin": 0.0, "iou": 0.999, "score": 1e-3},
         "onnx_fp16": {"cosine": 0.9995, "threshold": 0.3, "margin": 0.05, "iou": 0.95, "score": 0.02},
         "engine": {"cosine": 0.995, "threshold": 0.3, "margin": 0.10, "iou": 0.90, "score": 0.05},
+        "transport": {"threshold": 0.3, "margin": 0.15, "iou": 0.80, "score": 0.15},
     }
 
     def check(self, spec: ModelSpec) -> None:

@@ -36,6 +36,7 @@ class EmbeddingTask:
         "onnx_fp32": {"embedding_cosine": 0.99999},
         "onnx_fp16": {"cosine": 0.9995, "embedding_cosine": 0.999},
         "engine": {"cosine": 0.995, "embedding_cosine": 0.995},
+        "transport": {"embedding_cosine": 0.98},
     }
 
     def check(self, spec: ModelSpec) -> None:

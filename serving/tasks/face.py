@@ -42,6 +42,7 @@ class FaceTask(DetectionTask):
         "onnx_fp32": {**DetectionTask.default_gates["onnx_fp32"], "landmarks": 0.01},
         "onnx_fp16": {**DetectionTask.default_gates["onnx_fp16"], "landmarks": 0.05},
         "engine": {**DetectionTask.default_gates["engine"], "landmarks": 0.05},
+        "transport": {**DetectionTask.default_gates["transport"], "landmarks": 0.10},
     }
 
     def check(self, spec: ModelSpec) -> None:

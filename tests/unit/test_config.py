@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.config import ConfigInvalid, Settings, load_settings
+from serving.config import ConfigInvalid, Settings, installed_triton, load_settings
 
 
 def test_every_layer_wins_over_the_one_below(tmp_path: Path) -> None:
@@ -40,3 +40,13 @@ def test_a_bad_setting_is_named_with_its_source(tmp_path: Path, text: str, env: 
 def test_loopback_is_the_default() -> None:
     assert Settings().host == "127.0.0.1"
     assert Settings().allow_unauthenticated is False
+
+
+def test_the_embedded_triton_is_found_from_any_folder(tmp_path: Path) -> None:
+    home = Path(".triton/site/pytriton/tritonserver")
+    installation, elsewhere = tmp_path / "lockstep", tmp_path / "project"
+    assert installed_triton(elsewhere, installation) == home, "neither has it: the message names the usual place"
+    (installation / home).mkdir(parents=True)
+    assert installed_triton(elsewhere, installation) == installation / home
+    (elsewhere / home).mkdir(parents=True)
+    assert installed_triton(elsewhere, installation) == home

@@ -27,6 +27,7 @@ from serving.errors import ServingError
 from serving.frames import AlignedFrame, SourceKind
 from serving.media import VideoSource
 from serving.ports_log import NewRecord, RecordLog, TopicPartition, TopicState
+from serving.preprocess.jpeg import JpegCodec
 from serving.records import (
     StreamMessage,
     TimelineMessage,
@@ -43,7 +44,6 @@ from serving.roles.transport import LogTransport
 from serving.roles.worker import LogWorker, WorkerSettings
 from serving.streams.drawing import Drawing
 from serving.streams.ingest import ReconnectRules
-from serving.streams.jpeg import JpegCodec
 from serving.streams.lines import ResultLines
 from serving.streams.mix_role import MixRole
 from serving.streams.run import run

@@ -19,6 +19,7 @@ from serving.adapters.video import AddressSource
 from serving.align import CloseRule
 from serving.clock import SystemClock
 from serving.ports_log import TopicState
+from serving.preprocess.jpeg import JpegCodec
 from serving.records import StreamMessage
 from serving.roles.accountant import LogAccountant
 from serving.roles.ingest import IngestSettings, LogIngest
@@ -26,7 +27,6 @@ from serving.roles.ledger import LedgerRow, read_ledger
 from serving.roles.names import Names
 from serving.roles.transport import LogTransport
 from serving.roles.worker import LogWorker, WorkerSettings
-from serving.streams.jpeg import JpegCodec
 from serving.streams.worker import Pipeline, Worker
 from serving.tasks.detection import TASK
 from serving.testing.faults.stub_model import NAME, Control, stub_infer, write_control

@@ -16,6 +16,7 @@ from serving.errors import EngineFailed, ServingError
 from serving.frames import DropReason, Frame, SourceKind, StreamInfo, TimelineRecord
 from serving.murmur2 import partition_of
 from serving.ports_log import Committed, GroupOptions, TopicPartition
+from serving.preprocess.jpeg import JpegCodec
 from serving.records import (
     AttemptMark,
     FrameMessage,
@@ -34,7 +35,6 @@ from serving.roles.sender import Sender
 from serving.roles.timelines import LogClaims, Timelines
 from serving.roles.transport import LogTransport
 from serving.roles.worker import LogWorker
-from serving.streams.jpeg import JpegCodec
 from serving.streams.worker import Pipeline, Worker
 from serving.tasks.detection import TASK
 from serving.testing.hand_clock import HandClock

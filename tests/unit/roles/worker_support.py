@@ -11,6 +11,7 @@ import numpy as np
 
 from serving.frames import Frame, SourceKind, StreamInfo, TimelineRecord
 from serving.ports_log import TopicPartition
+from serving.preprocess.jpeg import JpegCodec
 from serving.records import (
     FrameMessage,
     ResultMessage,
@@ -27,7 +28,6 @@ from serving.roles.sender import Sender
 from serving.roles.timelines import LogClaims, Timelines
 from serving.roles.transport import LogTransport
 from serving.roles.worker import LogWorker
-from serving.streams.jpeg import JpegCodec
 from serving.streams.worker import Pipeline, Worker
 from serving.tasks.detection import TASK
 from serving.testing.hand_clock import HandClock

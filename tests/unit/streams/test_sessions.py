@@ -12,11 +12,11 @@ import pytest
 
 from serving.errors import EngineFailed, ServingError
 from serving.frames import AlignedFrame, Frame, FrameResult, Outcome, Overlay, Picture, Status
+from serving.preprocess.jpeg import JpegCodec
 from serving.records.results import OtherResult
 from serving.spec import ModelSpec
 from serving.streams import drawing
 from serving.streams.drawing import Drawing
-from serving.streams.jpeg import JpegCodec
 from serving.streams.sessions import session_of
 from serving.streams.worker import Infer, Pipeline, Worker
 from serving.tasks import task_named

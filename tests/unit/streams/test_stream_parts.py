@@ -12,8 +12,8 @@ import pytest
 
 from serving.errors import ParameterInvalid
 from serving.frames import AlignedFrame, Frame, Overlay
+from serving.preprocess.jpeg import JpegCodec
 from serving.streams.drawing import Drawing
-from serving.streams.jpeg import JpegCodec
 from serving.streams.lines import WebVtt, describe
 from serving.streams.main import RunOptions, _named, _names
 from serving.streams.sheet import ContactSheet

@@ -11,7 +11,7 @@ import pytest
 
 from serving.errors import DeadlineExceeded, EngineFailed, ParameterInvalid, ServingError, Unavailable
 from serving.frames import Frame, Picture
-from serving.streams.jpeg import JpegCodec
+from serving.preprocess.jpeg import JpegCodec
 from serving.streams.worker import Pipeline, Region, Worker
 from serving.types import Detections, ImageSize, InferRequest, InferResponse
 
