@@ -35,6 +35,7 @@ def serve(settings: Settings, models: Sequence[str]) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # the looks at our own /readyz
     require_free_port(settings.host, settings.port)
     with _triton(settings, models) as triton_url, _gateway(settings, models, triton_url) as gateway:
         return _wait(gateway)

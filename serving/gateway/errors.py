@@ -39,7 +39,11 @@ TABLE: Mapping[str, Row] = {
     "body_invalid": Row(400, "The body is not what its Content-Type promised", "see /docs for the forms of a body"),
     "body_too_large": Row(413, "The body is larger than the limit", "send fewer or smaller pictures in one request"),
     "body_timeout": Row(408, "The body came in too slowly", "send it again on a better connection"),
-    "media_type_unsupported": Row(415, "This Content-Type or Content-Encoding is not taken", "see /docs"),
+    "media_type_unsupported": Row(
+        415,
+        "This Content-Type or Content-Encoding is not taken",
+        "for a picture: curl -H 'Content-Type: image/jpeg' --data-binary @FILE; see /docs",
+    ),
     "parameter_invalid": Row(422, "An unknown parameter, or a value outside its range", "see GET /v1/models/{name}"),
     "not_found": Row(404, "There is no such model, version or route", "GET /v1/models lists the models"),
     "method_not_allowed": Row(405, "This route does not take this method", "the Allow header lists the methods"),

@@ -34,6 +34,19 @@ STABLE_SECONDS = 30.0
 LOADERS = 4
 
 
+class Silence:
+    """How long a server has not answered, from the first check without an answer on: time in which nobody asked,
+    because this process was starved or stopped itself, is no silence of the server."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def after(self, now: float, answered: bool) -> float:
+        """Seconds of silence after a check that began at `now`."""
+        self._since = None if answered else now if self._since is None else self._since
+        return 0.0 if self._since is None else now - self._since
+
+
 class Supervisor(threading.Thread):
     """Runs until `stop`. `first_look` is set once every model was loaded or has a reason why not."""
 
@@ -109,15 +122,14 @@ class Supervisor(threading.Thread):
             self._stopping.wait(0.05)
 
     def _watch(self, process: TritonProcess) -> str:
-        last_live = checked = time.monotonic()
+        checked, silence = time.monotonic(), Silence()
         while not self._stopping.is_set():
             if process.exit_code is not None:
                 return f"ended with {process.exit_code}"
             now = time.monotonic()
             if now - checked >= LIVE_CHECK_SECONDS:
                 checked = now
-                last_live = now if self._control.live() else last_live
-                if now - last_live > HUNG_SECONDS:
+                if silence.after(now, self._control.live()) > HUNG_SECONDS:
                     return f"did not answer for {HUNG_SECONDS:.0f} s"
             self._look(process.pid, now)
             self._stopping.wait(TICK_SECONDS)
