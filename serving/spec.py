@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from serving.errors import SpecInvalid
+from serving.spec_steps import AnswerSpec, StepSpec
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 ResizeRule = Literal["none", "stretch", "pad_square", "letterbox", "shortest_side_crop", "center_crop", "min_max_side"]
@@ -171,6 +172,8 @@ class ModelSpec(_Strict):
     inputs: tuple[TensorDecl, ...] = ()
     outputs: tuple[str, ...] = Field((), description="names of the network's outputs, in order")
     preprocess: PreprocessSpec | None = None
+    steps: tuple[StepSpec, ...] = Field((), description="task pipeline: what it does, docs/pipelines.md")
+    answer: AnswerSpec = AnswerSpec()
     labels: str | tuple[str, ...] = Field((), description="a file with one label a line, or the labels themselves")
     options: dict[str, Any] = Field(default_factory=dict, description="the task's own settings, checked by the task")
     thresholds: dict[str, dict[str, float]] = Field(default_factory=dict, description="scenario -> parameter -> value")
@@ -193,6 +196,10 @@ class ModelSpec(_Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> ModelSpec:
+        if (self.task == "pipeline") != bool(self.steps):
+            raise ValueError("`steps` belong to task pipeline, and it needs at least one")
+        if self.steps:
+            return self
         if self.checkpoint.format in ("state_dict", "safetensors") and self.factory is None:
             raise ValueError(f"checkpoint format {self.checkpoint.format} holds weights only: `factory` is missing")
         if self.task == "raw":
@@ -201,6 +208,11 @@ class ModelSpec(_Strict):
         elif self.preprocess is None:
             raise ValueError(f"task {self.task} needs `preprocess`")
         return self
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether a request is a picture; else it is named tensors."""
+        return self.preprocess is not None or bool(self.steps)
 
     @classmethod
     def read(cls, path: Path) -> ModelSpec:

@@ -148,9 +148,18 @@ def write_samples(packages: Mapping[str, Fetched], folder: Path) -> int:
         for inside in paths:
             path = packages[name].path(inside)
             shutil.copyfile(path, folder / path.name)
+    _on_black(folder / "chicky_512.png")
     with (folder / "labels.csv").open("w", encoding="utf-8", newline="") as sink:
         csv.writer(sink, lineterminator="\n").writerows([("file", "label"), *FACES.items()])
     return sum(1 for path in folder.iterdir() if path.suffix != ".csv")
+
+
+def _on_black(path: Path) -> None:
+    """A picture with an alpha channel without one: each tool that a training side uses does something else with it."""
+    from PIL import Image
+
+    picture = Image.open(path).convert("RGBA")
+    Image.alpha_composite(Image.new("RGBA", picture.size, (0, 0, 0, 255)), picture).convert("RGB").save(path)
 
 
 # How many faces a person sees in a picture, counted by eye. Pictures not named here have no count.
