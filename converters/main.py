@@ -22,6 +22,7 @@ from converters.artifacts import Computed, computed_by_checkpoint, graphs, openv
 from converters.assemble import assemble
 from converters.certify import certify
 from converters.meter import Say
+from converters.pipeline import convert_pipeline
 from converters.proof import (
     TENSORRT,
     Proof,
@@ -39,6 +40,7 @@ from converters.sources import Sources, gather
 from converters.work_folder import WorkFolder
 from serving.bundle import read_certificate
 from serving.config import Settings
+from serving.spec import ModelSpec
 
 __all__ = ["ConvertResult", "certify", "convert", "prove"]
 
@@ -57,6 +59,9 @@ def convert(
     Raises SpecInvalid, ImportFailed, CheckpointRefused, KeysMismatch, NotFrozen, OperatorUnsupported, BuildFailed,
     ConversionBusy, StorageFailed. Nothing half-made becomes visible; a second call goes on where the first stopped.
     """
+    spec = ModelSpec.read(spec_path)
+    if spec.steps:
+        return convert_pipeline(spec, spec_path, settings=settings, limit=limit, target=target, progress=progress)
     sources = gather(spec_path, settings.cache_dir, limit, target, progress)
     name, repository = sources.spec.name, settings.repository.resolve()
     with model_lock(repository, name):

@@ -14,10 +14,10 @@ import orjson
 from converters.rows_server import Answer
 from converters.samples import Sample
 from serving.adapters.triton import TritonServer
+from serving.backend import Served
 from serving.errors import LockstepError, ServingError, Unavailable
 from serving.ports import ServerRequest, ServerTensor
 from serving.preprocess.sniff import read_header
-from serving.served_model import ServedModel
 from serving.tasks import task_named
 from serving.types import Array, InferRequest, RawTensors
 
@@ -29,7 +29,7 @@ TensorsOf = Mapping[str, Mapping[str, Array]]
 class LocalRunner:
     """The same artifact in this process. One caller at a time: an engine belongs to one thread."""
 
-    def __init__(self, model: ServedModel, tensors: TensorsOf | None = None) -> None:
+    def __init__(self, model: Served, tensors: TensorsOf | None = None) -> None:
         self._model, self._tensors, self._lock = model, tensors or {}, threading.Lock()
 
     def ask(self, sample: Sample, parameters: Mapping[str, Any]) -> Answer:

@@ -40,7 +40,7 @@ def served_rows(
     with opened(proof.engine, staged, proof.precision) as engine:
         model = ServedModel(bundle, engine)
         local = LocalRunner(model, tensors_of(sources))
-        server, peak = _server_rows(staged, sources, proof, local, settings, say)
+        server, peak = server_rows(staged, sources, proof, local, settings, say)
         transport = _transport_row(model, sources, say)
         score = score_row(sources, computed, local, say)
     return [*server, transport, score, memory_row(peak)]
@@ -108,7 +108,7 @@ def _transport_row(model: ServedModel, sources: Sources, say: Say) -> StageRow:
     return transport_row(model, sources.samples.samples, JpegCodec(), judge_of(sources), gate, meter.add)
 
 
-def _server_rows(
+def server_rows(
     staged: Path, sources: Sources, proof: Proof, local: Runner, settings: Settings, say: Say
 ) -> tuple[list[StageRow], int | None]:
     if proof.failed:

@@ -49,6 +49,8 @@ class Sources:
 def gather(spec_path: Path, cache: Path, limit: int | None, target: str, progress: Progress) -> Sources:
     """Read the spec and bring what it names. Raises SpecInvalid, ImportFailed and what an importer raises."""
     spec = ModelSpec.read(spec_path)
+    if spec.steps:
+        raise SpecInvalid(f"{spec.name}: a pipeline is certified by `lockstep convert {spec_path}`, as a whole")
     task = task_named(spec.task)
     task.check(spec)
     check_gates(task, spec)

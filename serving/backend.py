@@ -18,11 +18,13 @@ import cv2
 import numpy as np
 import orjson
 
-from serving.bundle import SPEC, ModelBundle
+from serving.bundle import SPEC, ModelBundle, read_pinned
 from serving.config import Settings, load_settings
 from serving.dlpack import from_triton, to_triton
 from serving.engines import open_engine
 from serving.errors import BodyInvalid, EngineFailed, InputError, ServingError
+from serving.gallery import Galleries
+from serving.pipelines import PipelineModel
 from serving.preprocess.limits import DecodeLimits
 from serving.served_model import ServedModel
 from serving.tuning import read_tuning
@@ -30,6 +32,7 @@ from serving.types import Array, InferRequest, InferResponse
 
 RESULT = "result"
 Answer = InferResponse | ServingError
+Served = ServedModel | PipelineModel
 
 
 def real_version_dir(shown: Path) -> Path:
@@ -40,9 +43,28 @@ def real_version_dir(shown: Path) -> Path:
 def open_served_model(version_dir: Path, settings: Settings, target: str = "cpu") -> ServedModel:
     """The certified model of a version with its engine. Raises CertificateRefused, EngineFailed."""
     bundle = ModelBundle.staging(version_dir) if settings.staging else ModelBundle.load(version_dir, target)
+    return _open_model(bundle, settings)
+
+
+def open_served(version_dir: Path, settings: Settings, target: str = "cpu") -> Served:
+    """A model or a pipeline of models, whichever the version is. Raises as `open_served_model`."""
+    bundle = ModelBundle.staging(version_dir) if settings.staging else ModelBundle.load(version_dir, target)
+    return open_pipeline(bundle, settings, target) if bundle.spec.steps else _open_model(bundle, settings)
+
+
+def open_pipeline(bundle: ModelBundle, settings: Settings, target: str = "cpu") -> PipelineModel:
+    """The pipeline with the very versions of the models that it was certified with. Raises CertificateRefused."""
+    pinned = read_pinned(bundle.version_dir, target)
+    models = {model.name: _open_model(model, settings) for model in pinned}
+    limits = DecodeLimits(max_pixels=settings.max_pixels, max_side=settings.max_side)
+    return PipelineModel(bundle, models, Galleries(settings.galleries), limits)
+
+
+def _open_model(bundle: ModelBundle, settings: Settings) -> ServedModel:
+    version_dir = bundle.version_dir
     tuning = read_tuning(version_dir)
     threads = tuning.threads if tuning else bundle.threads
-    engine = open_engine(bundle.engine, version_dir, threads, bundle.precision)
+    engine = open_engine(str(bundle.engine), version_dir, threads, bundle.precision)
     limits = DecodeLimits(max_pixels=settings.max_pixels, max_side=settings.max_side)
     return ServedModel(bundle, engine, limits)
 
@@ -56,7 +78,7 @@ class TritonPythonModel:
         cv2.setNumThreads(1)  # instances are the parallelism; a pool per instance would fight over the cores
         version_dir = real_version_dir(Path(args["model_repository"]) / args["model_version"])
         target = "gpu" if args.get("model_instance_kind") == "GPU" else "cpu"
-        self._model = open_served_model(version_dir, load_settings().settings, target)
+        self._model = open_served(version_dir, load_settings().settings, target)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer a batch, in order."""
@@ -69,7 +91,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Give the engine back."""
-        self._model.engine.close()
+        self._model.close()
 
     def _read(self, request: Any) -> list[InferRequest] | ServingError:
         try:
@@ -130,7 +152,7 @@ def error_response(pb_utils: Any, error: ServingError) -> Any:
     return pb_utils.InferenceResponse(error=kind(f"lockstep:{error.code}: {error}", code))
 
 
-def arrays_of(model: ServedModel, answer: InferResponse, wanted: set[str]) -> dict[str, Array]:
+def arrays_of(model: Served, answer: InferResponse, wanted: set[str]) -> dict[str, Array]:
     """The wanted outputs of one sample, without a batch axis: typed tensors and the result document as JSON."""
     arrays: dict[str, Array] = {}
     if wanted - {RESULT}:

@@ -11,11 +11,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from serving.errors import CertificateRefused
 from serving.spec import EngineName, ModelSpec
-from serving.types import TensorSpec
+from serving.types import InferResponse, TensorSpec
 
 SPEC, MANIFEST = "spec.json", "manifest.json"
 UNCERTIFIED = "uncertified"  # certificate_id of a staged version
@@ -36,7 +36,7 @@ class ModelBundle:
     version: int
     version_dir: Path
     certificate_id: str
-    engine: EngineName
+    engine: EngineName | Literal["pipeline"]
     precision: str
     threads: int
     engine_inputs: tuple[TensorSpec, ...]
@@ -46,6 +46,22 @@ class ModelBundle:
     def name(self) -> str:
         """The model's name."""
         return self.spec.name
+
+    def document(self, response: InferResponse, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The result document (docs/results.schema.json) of one response; fields: the task's own."""
+        image = response.image
+        return {
+            "schema": 1,
+            "model": self.name,
+            "model_version": str(self.version),
+            "certificate_id": self.certificate_id,
+            "task": self.spec.task,
+            **({"image": {"width": image.width, "height": image.height}} if image else {}),
+            **fields,
+            "timings_ms": {name: round(ms, 3) for name, ms in response.timings_ms.items()},
+            # Told in staging only: the certificate's rows `server` and `gateway` prove with it whose pixels were seen.
+            **({"pixels_sha256": response.pixels_sha256} if self.certificate_id == UNCERTIFIED else {}),
+        }
 
     @classmethod
     def load(cls, version_dir: Path, target: str = "cpu") -> ModelBundle:
@@ -123,6 +139,28 @@ def verify_manifest(version_dir: Path, expected_sha256: str) -> None:
         expected = path.name in known or path.name.startswith(("certificate.", "tuning.")) or path.name == "__pycache__"
         if not expected:
             raise CertificateRefused(f"{path}: not part of the certified version", hint="remove it or convert again")
+
+
+def read_pinned(version_dir: Path, target: str = "cpu") -> list[ModelBundle]:
+    """The models of a pipeline's version, exactly those it was certified with. Raises CertificateRefused."""
+    try:
+        pinned: Mapping[str, Any] = json.loads((version_dir / SPEC).read_bytes())["models"]
+    except (OSError, ValueError, KeyError) as error:
+        raise CertificateRefused(f"{version_dir / SPEC}: cannot be read: {error}", hint="convert it again") from error
+    found = []
+    for name, told in pinned.items():
+        # Beside the pipeline; a staged one lies a few folders below.
+        places = [folder / name / str(told["version"]) for folder in version_dir.parents[1:5]]
+        place = next((place for place in places if (place / SPEC).is_file()), places[0])
+        bundle = ModelBundle.load(place, target)
+        if bundle.certificate_id != told["certificate_id"]:
+            raise CertificateRefused(
+                f"{version_dir.parent.name}: was certified with {name} {told['version']} (certificate "
+                f"{told['certificate_id']}), which has the certificate {bundle.certificate_id} now",
+                hint="convert the pipeline again",
+            )
+        found.append(bundle)
+    return found
 
 
 def versions_of(repository: Path, name: str) -> list[Path]:

@@ -32,6 +32,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     repository: Path = Field(Path("model_repository"), description="model repository that is served")
+    galleries: Path = Field(Path("galleries"), description="galleries that pipelines ask, a folder each")
     cache_dir: Path = Field(Path(".cache/lockstep"), description="fetched packages, checkpoints, samples")
     triton_home: Path = Field(
         default_factory=lambda: installed_triton(Path.cwd()),

@@ -46,3 +46,10 @@ class GalleryDamaged(ServingError):
     """A gallery's files do not hold together."""
 
     code = "gallery_damaged"
+
+
+class GalleryNotWritten(ServingError):
+    """The disk is full or not writable; the gallery is as it was."""
+
+    code = "gallery_not_written"
+    retryable = True

@@ -242,7 +242,7 @@ METRICS: tuple[MetricDefinition, ...] = (
 # What values a label can have; docs/metrics.md prints it, the cardinality test checks it.
 LABEL_VALUES: dict[str, str] = {
     "route": "the route's template, such as /v1/models/{name}/infer, or other",
-    "method": "GET, HEAD, POST, OPTIONS, or other",
+    "method": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, or other",
     "status": "the HTTP status",
     "code": "an error code of docs/errors.md",
     "model": "a served model's name, or other",

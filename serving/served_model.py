@@ -17,10 +17,11 @@ from serving.ports import Engine
 from serving.preprocess.decode import DecodeLimits, decode
 from serving.preprocess.fast import decode_fast, prepare_fast, prepare_reduced
 from serving.preprocess.reference import Prepared, prepare
+from serving.preprocess.region import crop, parse_roi
 from serving.spec import PreprocessSpec
 from serving.tasks import task_named
 from serving.tasks.base import moved, parse_parameters
-from serving.types import Array, ImageSize, ImageTransform, InferRequest, InferResponse, PixelArray
+from serving.types import Array, ImageSize, ImageTransform, InferRequest, InferResponse
 
 
 @dataclass(slots=True)
@@ -54,19 +55,11 @@ class ServedModel:
 
     def document(self, response: InferResponse) -> dict[str, Any]:
         """The result document (docs/results.schema.json) of one response."""
-        image = response.image
-        return {
-            "schema": 1,
-            "model": self.bundle.name,
-            "model_version": str(self.bundle.version),
-            "certificate_id": self.bundle.certificate_id,
-            "task": self.task.name,
-            **({"image": {"width": image.width, "height": image.height}} if image else {}),
-            **self.task.to_document(response.result, self.bundle.labels),
-            "timings_ms": {name: round(ms, 3) for name, ms in response.timings_ms.items()},
-            # Told in staging only: the certificate's rows `server` and `gateway` prove with it whose pixels were seen.
-            **({"pixels_sha256": response.pixels_sha256} if self.bundle.certificate_id == UNCERTIFIED else {}),
-        }
+        return self.bundle.document(response, self.task.to_document(response.result, self.bundle.labels))
+
+    def close(self) -> None:
+        """Give the engine back."""
+        self.engine.close()
 
     @staticmethod
     def _catch(step: Any, *values: Any) -> Any:
@@ -144,24 +137,3 @@ class ServedModel:
         post_ms = (time.perf_counter() - started) * 1e3
         timings = {**sample.timings_ms, "infer": infer_ms, "postprocess": post_ms}
         return InferResponse(result, sample.image, timings, sample.pixels_sha256)
-
-
-def parse_roi(text: Any, image: ImageSize) -> tuple[int, int, int, int] | None:
-    """`x1,y1,x2,y2` in source pixels, inside the picture; ParameterInvalid otherwise, None where absent."""
-    if text in (None, ""):
-        return None
-    try:
-        x1, y1, x2, y2 = (int(part) for part in str(text).split(","))
-    except ValueError as error:
-        raise ParameterInvalid(f"roi: expected x1,y1,x2,y2 as integers, got {str(text)[:60]!r}") from error
-    if not (0 <= x1 < x2 <= image.width and 0 <= y1 < y2 <= image.height):
-        raise ParameterInvalid(f"roi: expected a box inside {image.width}x{image.height}, got {x1},{y1},{x2},{y2}")
-    return x1, y1, x2, y2
-
-
-def crop(frame: PixelArray, roi: tuple[int, int, int, int] | None) -> PixelArray:
-    """The part of the picture that is analysed, contiguous."""
-    if roi is None:
-        return frame
-    x1, y1, x2, y2 = roi
-    return np.ascontiguousarray(frame[y1:y2, x1:x2])

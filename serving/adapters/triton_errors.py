@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from serving import errors_gallery as errors_gallery  # a model may raise these too
 from serving.errors import (
     BodyInvalid,
     BodyTooLarge,

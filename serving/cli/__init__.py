@@ -22,6 +22,7 @@ app = typer.Typer(
 
 def _register() -> None:
     from serving.cli import (
+        commands_galleries,
         commands_ingest,
         commands_models,
         commands_roles,
@@ -32,7 +33,7 @@ def _register() -> None:
     )
 
     modules = (commands_models, commands_serving, commands_streams, commands_topics, commands_roles, commands_ingest,
-               commands_up)  # fmt: skip
+               commands_up, commands_galleries)  # fmt: skip
     for module in modules:
         module.register(app)
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import httpx2 as httpx
 
-from serving.backend import open_served_model
+from serving.backend import Served, open_served
 from serving.bundle import catalogue
 from serving.config import Settings
 from serving.errors import LockstepError, NotFound, ServingError, Unavailable
-from serving.served_model import ServedModel
 from serving.types import InferRequest
 
 
@@ -22,7 +21,7 @@ class RemoteError(LockstepError):
     code = "remote_failed"
 
 
-def open_model(settings: Settings, name: str) -> ServedModel:
+def open_model(settings: Settings, name: str) -> Served:
     """The newest certified version of a model, loaded in this process."""
     good, bad = catalogue(settings.repository)
     if name not in good:
@@ -30,7 +29,7 @@ def open_model(settings: Settings, name: str) -> ServedModel:
             raise bad[name]
         hint = f"convert it: lockstep convert models/{name}.yaml" if Path(f"models/{name}.yaml").is_file() else ""
         raise NotFound(f"no model {name!r} in {settings.repository}; there are: {', '.join(good) or 'none'}", hint=hint)
-    return open_served_model(good[name].version_dir, settings)
+    return open_served(good[name].version_dir, settings)
 
 
 def answer_in_process(settings: Settings, name: str, data: bytes, parameters: Mapping[str, str]) -> dict[str, Any]:
@@ -42,7 +41,7 @@ def answer_in_process(settings: Settings, name: str, data: bytes, parameters: Ma
             raise answer
         return model.document(answer)
     finally:
-        model.engine.close()
+        model.close()
 
 
 def answer_from_server(

@@ -25,8 +25,7 @@ class Facts:
 
     pipeline: what enrols into it. dimension and fingerprint: of its vectors, 0 and '' until the first one. threshold:
     cosine from which a subject is known; None: the asker's own. margin: least lead over the next subject. far: the
-    false-accept rate that the threshold was chosen for, if it was. keep_pictures: keep what was enrolled, so that the
-    gallery can be embedded anew when the chain of models changes.
+    false-accept rate that the threshold was chosen for, if it was.
     """
 
     name: str
@@ -36,7 +35,6 @@ class Facts:
     threshold: float | None = None
     margin: float | None = None
     far: float | None = None
-    keep_pictures: bool = False
 
     def __post_init__(self) -> None:
         if not NAME.match(self.name):

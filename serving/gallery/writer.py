@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from serving.errors import NotFound, ParameterInvalid, StorageFailed
-from serving.errors_gallery import GalleryBusy, GalleryMismatch
+from serving.errors import NotFound, ParameterInvalid
+from serving.errors_gallery import GalleryBusy, GalleryMismatch, GalleryNotWritten
 from serving.gallery import journal, snapshot
 from serving.gallery.facts import MAX_DIMENSION, MAX_LABEL, Facts, checked_subject, write_facts
 from serving.gallery.journal import Change
@@ -153,7 +153,7 @@ class GalleryWriter:
 
         try:
             self._write(write)
-        except StorageFailed:
+        except GalleryNotWritten:
             os.truncate(path, self._reader.position)
             raise
 
@@ -162,7 +162,9 @@ class GalleryWriter:
             step()
         except OSError as error:
             name = self._reader.folder.name
-            raise StorageFailed(f"gallery {name}: cannot be written: {error.strerror}", hint="free space") from error
+            raise GalleryNotWritten(
+                f"gallery {name}: cannot be written: {error.strerror}", hint="free space"
+            ) from error
 
     def _vector(self, sample: NewSample) -> FloatArray:
         try:
@@ -196,7 +198,7 @@ def check_chain(facts: Facts, fingerprint: str) -> None:
         raise GalleryMismatch(
             f"gallery {facts.name}: its vectors were made by the chain {facts.fingerprint[:12]}, this is "
             f"{fingerprint[:12]}; cosines between the two mean nothing",
-            hint="`lockstep galleries re-embed`, where its pictures were kept, or enrol anew",
+            hint="enrol its subjects anew, or serve the models it was made with",
         )
 
 

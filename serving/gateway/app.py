@@ -14,10 +14,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.config import Settings
-from serving.gateway import routes_health, routes_infer, routes_models, routes_v2, schemas
+from serving.gateway import routes_galleries, routes_health, routes_infer, routes_models, routes_v2, schemas
 from serving.gateway.catalogue import Catalogue
 from serving.gateway.context import Context
 from serving.gateway.edge import Edge
+from serving.gateway.gallery_desk import GalleryDesk
 from serving.gateway.readiness import CanaryCheck
 from serving.gateway.routing import DirectRoute
 from serving.metrics import OTHER, Metrics
@@ -49,6 +50,9 @@ def create_app(
     app.openapi = lambda: document  # type: ignore[method-assign]
     for routes in (routes_infer, routes_models, routes_v2, routes_health):
         routes.register(app)
+    if routes_galleries.served_galleries(catalogue):
+        context.galleries = GalleryDesk(settings.galleries)
+        routes_galleries.register(app)
     _prepare(context.metrics, [route.path for route in app.router.routes if isinstance(route, DirectRoute)], catalogue)
     app.add_exception_handler(HTTPException, _to_the_edge)
     app.add_middleware(Edge, context=context)

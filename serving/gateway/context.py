@@ -13,6 +13,7 @@ from starlette.requests import Request
 from serving.config import Settings
 from serving.errors import MediaTypeUnsupported
 from serving.gateway.catalogue import Catalogue
+from serving.gateway.gallery_desk import GalleryDesk
 from serving.gateway.limits import BODIES_IN_MEMORY, BodyLimits, Gauge, content_length, read_body, request_timeout_s
 from serving.gateway.readiness import CanaryCheck, Readiness
 from serving.metrics import OTHER, Metrics
@@ -32,6 +33,7 @@ class Context:
     metrics: Metrics
     metrics_dir: Path | None = None
     draining: bool = False
+    galleries: GalleryDesk | None = None
     readiness: Readiness = field(init=False)
     body_limits: BodyLimits = field(init=False)
     in_flight: Gauge = field(init=False)

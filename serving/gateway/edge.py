@@ -22,7 +22,7 @@ from serving.metrics import OTHER
 logger = logging.getLogger("lockstep.gateway")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-_METHODS = {"GET", "HEAD", "POST", "OPTIONS"}
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 400: "http_invalid"}
 DRAIN_BEFORE_S = 0.05
 DRAIN_AFTER_S = 1.0

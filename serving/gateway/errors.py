@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
+from serving import errors_gallery as errors_gallery  # its codes stand in the table too
 from serving.errors import InputError, LockstepError
 
 PROBLEM_JSON = "application/problem+json"
@@ -53,7 +54,7 @@ TABLE: Mapping[str, Row] = {
     "quality_too_low": Row(422, "Too small, blurred or turned away to be enrolled", "send a better picture"),
     "gallery_busy": Row(503, "Another writer holds the gallery", "try again after Retry-After seconds", True),
     "gallery_damaged": Row(500, "The gallery's files do not hold together", "restore its folder from a copy"),
-    "storage_failed": Row(507, "There is no room to store this", "free space on the server"),
+    "gallery_not_written": Row(507, "The gallery could not be written", "free space on the server", True),
     "method_not_allowed": Row(405, "This route does not take this method", "the Allow header lists the methods"),
     "http_invalid": Row(400, "Not a well-formed HTTP request"),
     "overloaded": Row(429, "Too many requests are in flight", "try again after Retry-After seconds", True),

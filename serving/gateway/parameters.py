@@ -34,7 +34,7 @@ def parameters_of(spec: ModelSpec) -> dict[str, Parameter]:
     common = dict(COMMON_PARAMETERS)
     if not spec.thresholds:
         del common["scenario"]
-    if spec.preprocess is None:
+    if not spec.takes_pictures:
         del common["roi"]
     return {**task_named(spec.task).parameters, **common}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from serving import __version__
 from serving.bundle import ModelBundle
-from serving.gateway import schemas_answers, schemas_v2
+from serving.gateway import schemas_answers, schemas_galleries, schemas_v2
 from serving.gateway.bodies import MAX_IMAGES, RAW_TYPES
 from serving.gateway.catalogue import Catalogue
 from serving.gateway.operations import (
@@ -29,10 +29,11 @@ _SERVER_TIMING_HEADER = {"Server-Timing": {"schema": {"type": "string"}, "descri
 def openapi(catalogue: Catalogue) -> Schema:
     """The OpenAPI 3.1 document. `/v1/models/{name}/infer` stands as one path a model: parameters differ by task."""
     names = [bundle.name for bundle in catalogue]
-    pictures = [bundle for bundle in catalogue if bundle.spec.preprocess is not None]
+    pictures = [bundle for bundle in catalogue if bundle.spec.takes_pictures]
     paths: dict[str, Schema] = {f"/v1/models/{b.name}/infer": {"post": _infer(b)} for b in pictures}
     paths |= _model_paths(names)
     paths |= schemas_v2.paths(catalogue)
+    paths |= schemas_galleries.paths([b for b in catalogue if any(s.do == "match" for s in b.spec.steps)])
     paths |= _process_paths()
     return {
         "openapi": "3.1.0",

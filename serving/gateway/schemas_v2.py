@@ -111,7 +111,7 @@ def _infer(bundle: ModelBundle, operation_id: str) -> Schema:
 
 def _request(bundle: ModelBundle) -> Schema:
     side = {"type": "integer", "minimum": 1, "maximum": MAX_SIDE}
-    raw = bundle.spec.preprocess is None
+    raw = not bundle.spec.takes_pictures
     names = [t.name for t in bundle.spec.inputs] if raw else [IMAGE, "frame"]
     datatypes = sorted({t.datatype for t in bundle.spec.inputs}) if raw else ["UINT8"]
     tensor = obj(

@@ -26,11 +26,9 @@ from serving.roles.sources import words
 from serving.roles.transport import LogTransport
 from serving.roles.worker import LogWorker
 from serving.streams.main import OpenModel
-from serving.streams.sessions import session_of
+from serving.streams.sessions import gives_boxes, session_of
 from serving.streams.worker import Pipeline, Worker
 from serving.tasks import task_named
-
-BOXES = ("detection", "tracking", "face")  # tasks whose boxes a tracker can follow
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,7 @@ def _pipelines(options: WorkerOptions, open_model: OpenModel, stack: ExitStack) 
         opened = open_model(name)
         stack.callback(opened.close)
         bundle, task = opened.bundle, task_named(opened.bundle.spec.task)
-        tracker = TRACKERS[options.track] if options.track and task.name in BOXES else None
+        tracker = TRACKERS[options.track] if options.track and gives_boxes(task, bundle.spec) else None
         most.append(bundle.spec.batch.max)
         pipelines.append(
             Pipeline(
@@ -91,6 +89,7 @@ def _pipelines(options: WorkerOptions, open_model: OpenModel, stack: ExitStack) 
                 new_tracker=tracker,
                 certificate_id=bundle.certificate_id,
                 new_session=session_of(task, bundle.spec, {}),
+                session_last=getattr(task, "follows_tracks", False),
             )
         )
     return pipelines, min(options.max_batch or max(most), *most)

@@ -24,6 +24,7 @@ from serving.errors import ParameterInvalid, StorageFailed
 from serving.frames import PictureCodec, SourceKind
 from serving.media import OutputStream, VideoWriter
 from serving.metrics import Metrics
+from serving.pipelines import PipelineModel
 from serving.preprocess.jpeg import JpegCodec
 from serving.served_model import ServedModel
 from serving.streams.drawing import Drawing
@@ -33,7 +34,7 @@ from serving.streams.metrics_page import metrics_page
 from serving.streams.observe import StreamMetrics
 from serving.streams.remote import RemoteInfer
 from serving.streams.run import OnProgress, RunSettings, run
-from serving.streams.sessions import session_of
+from serving.streams.sessions import gives_boxes, session_of
 from serving.streams.sheet import ContactSheet
 from serving.streams.source_run import SourceJob
 from serving.streams.summary import RunSummary
@@ -53,9 +54,9 @@ class OpenedModel:
 OpenModel = Callable[[str], OpenedModel]
 
 
-def in_process(model: ServedModel) -> OpenedModel:
+def in_process(model: ServedModel | PipelineModel) -> OpenedModel:
     """The engine in this process; no server to start."""
-    return OpenedModel(model.bundle, model.infer, model.engine.close)
+    return OpenedModel(model.bundle, model.infer, model.close)
 
 
 def through_triton(bundle: ModelBundle, url: str, timeout_s: float = 10.0) -> OpenedModel:
@@ -149,7 +150,7 @@ def _pipeline(name: str, options: RunOptions, open_model: OpenModel, stack: Exit
     model = open_model(name)
     stack.callback(model.close)
     bundle, task = model.bundle, task_named(model.bundle.spec.task)
-    tracked = options.track and task.name in ("detection", "tracking", "face")
+    tracked = options.track and gives_boxes(task, bundle.spec)
     given = {**options.parameters, **({"scenario": options.scenario} if options.scenario else {})}
     return Pipeline(
         name=name,
@@ -162,6 +163,7 @@ def _pipeline(name: str, options: RunOptions, open_model: OpenModel, stack: Exit
         new_tracker=TRACKERS[options.track] if tracked else None,
         certificate_id=bundle.certificate_id,
         new_session=session_of(task, bundle.spec, given),
+        session_last=getattr(task, "follows_tracks", False),
     )
 
 

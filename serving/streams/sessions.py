@@ -28,6 +28,11 @@ def session_of(task: Task, spec: ModelSpec, parameters: Mapping[str, Any]) -> Ne
     return lambda: stateful.new_session(spec, parameters)
 
 
+def gives_boxes(task: Task, spec: ModelSpec) -> bool:
+    """Whether a tracker can follow what the model finds."""
+    return "xyxy" in {tensor.name for tensor in task.outputs(spec)}
+
+
 @dataclass(frozen=True, slots=True)
 class TrackerSession:
     """A tracker as a session: boxes get track ids, other results pass.
@@ -43,11 +48,10 @@ class TrackerSession:
         """See `serving.ports.Tracker.update`."""
         if not isinstance(result, Detections):
             return result
-        found = self.tracker.update(result, pts_ns)
-        if not self.first_id or found.tracker_id is None:
-            return found
-        ids = np.where(found.tracker_id >= 0, found.tracker_id + self.first_id, found.tracker_id)
-        return replace(found, tracker_id=ids.astype(np.int64))
+        ids = self.tracker.update(result, pts_ns).tracker_id
+        if self.first_id and ids is not None:
+            ids = np.where(ids >= 0, ids + self.first_id, ids).astype(np.int64)
+        return replace(result, tracker_id=ids)  # what else a task says of its boxes stays
 
 
 class Sessions:

@@ -30,7 +30,7 @@ class Pipeline:
     """One model on streams. `document` gives the fields of a result line (docs/results.schema.json).
 
     new_session: for a task that remembers (`sessions.session_of`); new_tracker: for boxes. Where both are given, the
-    tracker sees what the session returned.
+    tracker sees what the session returned; session_last: the session sees what the tracker returned.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Pipeline:
     new_tracker: Callable[[], Tracker] | None = None
     certificate_id: str = ""
     new_session: NewSession | None = None
+    session_last: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +148,13 @@ class Worker:
         return any(self.pipelines[name].new_session is not None for name in frame.pipelines)
 
     def _sessions_of(self, ready: _Ready, pipeline: Pipeline) -> tuple[Session, ...]:
-        """In the order of calling: the task's own, then the tracker, which sees what that returned."""
+        """In the order of calling, each sees what the one before returned."""
         frame, new_tracker = ready.frame, ready.region.new_tracker or pipeline.new_tracker
         new = [pipeline.new_session] if pipeline.new_session is not None else []
         if new_tracker is not None:
             new.append(lambda: TrackerSession(new_tracker(), self._first_id(frame)))
+        if pipeline.session_last:
+            new.reverse()
         return self._sessions.of(frame, pipeline.name, new)
 
     def _outcomes(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.backend import open_served_model, samples_of, stack
+from serving.backend import open_served, samples_of, stack
 from serving.bundle import MANIFEST, sha256_of
 from serving.config import Settings, load_settings
 from serving.errors import EngineFailed, LockstepError
@@ -22,20 +22,21 @@ from serving.types import InferResponse
 
 DERIVE_SECONDS = 120.0
 # Low enough that a detector says something about a drawn picture: a canary without boxes would prove little.
-_PARAMETERS: dict[str, dict[str, str | int | bool]] = {"detection": {"score_threshold": "0.0", "max_detections": 10}}
+_MANY: dict[str, str | int | bool] = {"score_threshold": "0.0", "max_detections": 10}
+_PARAMETERS = {"detection": _MANY, "face": _MANY, "pipeline": _MANY}
 
 
 def derive(version_dir: Path, settings: Settings, target: str = "cpu", sample: bytes | None = None) -> Canary:
     """The canary of a version. Raises LockstepError classes where the version does not load or cannot answer."""
-    model = open_served_model(version_dir, settings, target)
+    model = open_served(version_dir, settings, target)
     spec = model.bundle.spec
     inputs = {"image": np.frombuffer(sample, np.uint8)[None]} if sample is not None else make_inputs(spec)
-    parameters = _PARAMETERS.get(spec.task, {})
+    parameters = _PARAMETERS.get(spec.task, dict[str, str | int | bool]())
     (answer,) = model.infer(list(samples_of(inputs, parameters)))
     if not isinstance(answer, InferResponse):
         raise EngineFailed(f"{spec.name}: its own canary fails: {answer}")
     expected = stack([{n: np.atleast_1d(a) for n, a in model.task.to_tensors(answer.result, spec).items()}])
-    model.engine.close()
+    model.close()
     return Canary(spec.name, spec.task, inputs, parameters, expected)
 
 

@@ -99,6 +99,7 @@ def python_environment(settings: Settings) -> dict[str, str]:
     """For a Python of ours in another process: it finds `serving`, has our settings, and one thread a library."""
     names = ("staging", "max_pixels", "max_side", "log_level")
     ours = {f"LOCKSTEP_{name.upper()}": str(getattr(settings, name)) for name in names}
+    ours["LOCKSTEP_GALLERIES"] = str(settings.galleries.resolve())
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     inherited = child_environment()
     folders = [str(Path(serving.__file__).resolve().parents[1]), inherited.get("PYTHONPATH", "")]

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.errors import NotFound, ParameterInvalid, StorageFailed
-from serving.errors_gallery import GalleryBusy, GalleryDamaged, GalleryExists, GalleryMismatch
+from serving.errors import NotFound, ParameterInvalid
+from serving.errors_gallery import GalleryBusy, GalleryDamaged, GalleryExists, GalleryMismatch, GalleryNotWritten
 from serving.gallery import Facts, Galleries, GalleryReader, GalleryWriter, NewSample, snapshot
 from serving.gallery import writer as writer_module
 
@@ -156,7 +156,7 @@ def test_a_full_disk_leaves_the_gallery_as_it_was(faces: GalleryReader, monkeypa
     with GalleryWriter(faces) as writer:
         with monkeypatch.context() as patch:
             patch.setattr(writer_module.journal, "append", half)
-            with pytest.raises(StorageFailed, match="No space left"):
+            with pytest.raises(GalleryNotWritten, match="No space left"):
                 writer.enrol("ben", [sample(1)], fingerprint="chain")
         writer.enrol("cleo", [sample(2)], fingerprint="chain")
     assert GalleryReader(faces.folder).view().counts() == {"anna": 1, "cleo": 1}

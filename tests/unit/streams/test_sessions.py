@@ -174,7 +174,7 @@ def test_places_are_moved_by_scale_and_offset() -> None:
     point = moved(task, RawTensors({"xy": np.array([2.0, 3.0])}), 2.0, (10, 20))
     assert isinstance(point, RawTensors) and point.tensors["xy"].tolist() == [14.0, 26.0]
     box = Detections(np.array([[1, 2, 3, 4]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int64))
-    found = moved(task, box, 2.0, (10, 20))
+    found = moved(task_named("detection"), box, 2.0, (10, 20))
     assert isinstance(found, Detections) and found.xyxy.tolist() == [[12, 24, 16, 28]]
     untouched = RawTensors({})
     assert moved(task_named("raw"), untouched, 2.0) is untouched

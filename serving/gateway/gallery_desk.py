@@ -1,0 +1,137 @@
+"""Galleries for one gateway process: file work on a thread, one at a time; other processes wait by the lock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from serving.errors import NotFound
+from serving.gallery import Facts, Galleries, GalleryWriter, Rule, threshold_for
+from serving.gallery.asking import Found, answers, sample_of, subjects, summary
+
+T = TypeVar("T")
+
+
+class GalleryDesk:
+    """Every method returns plain JSON values. Raises what serving.gallery raises."""
+
+    def __init__(self, folder: Path) -> None:
+        self._galleries = Galleries(folder)
+        self._turn = asyncio.Lock()
+
+    async def names(self) -> list[dict[str, Any]]:
+        """All galleries."""
+        return await self._do(lambda: [self._summary(name) for name in self._galleries.names()])
+
+    async def facts(self, name: str) -> Facts:
+        """The gallery's record."""
+        return await self._do(lambda: self._galleries.get(name).facts)
+
+    async def one(self, name: str) -> dict[str, Any]:
+        """A gallery with its subjects."""
+        return await self._do(
+            lambda: {**self._summary(name), "subjects_list": subjects(self._galleries.get(name).view())}
+        )
+
+    async def create(self, facts: Facts) -> dict[str, Any]:
+        """A new gallery."""
+
+        def make() -> dict[str, Any]:
+            self._galleries.create(facts)
+            return self._summary(facts.name)
+
+        return await self._do(make)
+
+    async def change(self, name: str, values: dict[str, Any]) -> dict[str, Any]:
+        """threshold and margin as given; `far` chooses the threshold from the gallery's own pairs."""
+
+        def write() -> dict[str, Any]:
+            reader = self._galleries.get(name)
+            with GalleryWriter(reader) as writer:
+                chosen: dict[str, Any] = {}
+                facts = replace(reader.facts, **{k: v for k, v in values.items() if k in ("threshold", "margin")})
+                if "threshold" in values:
+                    facts = replace(facts, far=None)
+                if "far" in values:
+                    found = threshold_for(reader.view(), values["far"])
+                    facts = replace(facts, threshold=found.threshold, far=values["far"])
+                    chosen = {"measured": {"far": found.far, "tar": found.tar, "impostor_pairs": found.impostors,
+                                           "genuine_pairs": found.genuine}}  # fmt: skip
+                writer.set_facts(facts)
+            return {**self._summary(name), **chosen}
+
+        return await self._do(write)
+
+    async def delete(self, name: str) -> None:
+        """The gallery with all it holds."""
+        await self._do(lambda: self._galleries.delete(name))
+
+    async def subject(self, name: str, subject: str) -> dict[str, Any]:
+        """One subject."""
+        return await self._do(lambda: self._subject(name, subject))
+
+    async def enrol(
+        self, name: str, subject: str, found: Found, about: dict[str, Any], label: str, replaces: bool
+    ) -> dict[str, Any]:
+        """Acknowledged: it is on the disk when this returns."""
+
+        def write() -> dict[str, Any]:
+            with GalleryWriter(self._galleries.get(name)) as writer:
+                (number,) = writer.enrol(subject, [sample_of(found, about)], fingerprint=found.fingerprint,
+                                         label=label, replace=replaces)  # fmt: skip
+            return {**self._subject(name, subject), "sample": number}
+
+        return await self._do(write)
+
+    async def relabel(self, name: str, subject: str, label: str) -> dict[str, Any]:
+        """Another label."""
+
+        def write() -> dict[str, Any]:
+            with GalleryWriter(self._galleries.get(name)) as writer:
+                writer.relabel(subject, label)
+            return self._subject(name, subject)
+
+        return await self._do(write)
+
+    async def remove(self, name: str, subject: str) -> None:
+        """A subject with all samples."""
+
+        def write() -> None:
+            with GalleryWriter(self._galleries.get(name)) as writer:
+                writer.remove(subject)
+
+        await self._do(write)
+
+    async def search(self, name: str, rule: Rule, found: list[Found], top: int) -> list[dict[str, Any]]:
+        """Who each of them is, all against the same view."""
+
+        def look() -> list[dict[str, Any]]:
+            reader = self._galleries.get(name)
+            return answers(reader.view(), reader.facts, rule, found, top)
+
+        return await self._do(look)
+
+    async def search_vector(self, name: str, rule: Rule, vector: list[float], top: int) -> list[dict[str, Any]]:
+        """The same for an embedding that the caller has: it is taken to be of the gallery's own chain."""
+        facts = await self.facts(name)
+        return await self.search(name, rule, [Found(np.array(vector, np.float32), facts.fingerprint)], top)
+
+    def _summary(self, name: str) -> dict[str, Any]:
+        reader = self._galleries.get(name)
+        return summary(reader.facts, reader.view())
+
+    def _subject(self, name: str, subject: str) -> dict[str, Any]:
+        view = self._galleries.get(name).view()
+        found = next((row for row in subjects(view) if row["subject"] == subject), None)
+        if found is None:
+            raise NotFound(f"gallery {name}: no subject {subject[:80]!r}")
+        return {"gallery": name, **found}
+
+    async def _do(self, work: Callable[[], T]) -> T:
+        async with self._turn:
+            return await asyncio.to_thread(work)

@@ -1,0 +1,104 @@
+"""infer: ask a model about the picture, or about every crop; crops of all pictures of a batch go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from serving.errors import EngineFailed, ParameterInvalid, ServingError
+from serving.pipelines.items import Failed, Item, Model, Tools
+from serving.pipelines.plan import Plan, options_of
+from serving.preprocess.chips import TEMPLATES
+from serving.spec_steps import StepSpec
+from serving.tasks import task_named
+from serving.tasks.base import moved, parse_parameters
+from serving.types import Embedding, InferRequest, InferResponse
+
+# Request parameters of a pipeline that go to the step which gives its rows.
+PASSED_ON = ("score_threshold", "max_detections")
+
+
+class NoOptions(BaseModel):
+    """This kind has no options of its own: `parameters` are the model's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Infer:
+    """See the module."""
+
+    def check(self, step: StepSpec, plan: Plan) -> None:
+        """A model, pictures to ask it about, parameters it takes, chips of its template."""
+        options_of(NoOptions, plan.name, step)
+        if step.model is None:
+            raise plan.wrong(step, "infer needs `model`")
+        part, source = plan.parts[step.name], plan.source(step)
+        if source is not None and source.do != "crop":
+            raise plan.wrong(step, f"of: {source.name} gives no pictures", hint="put a `crop` step between them")
+        try:
+            parse_parameters(task_named(part.spec.task), part.spec, step.parameters)
+        except ParameterInvalid as error:
+            raise plan.wrong(step, f"parameters: {error}") from error
+        template = str(part.spec.options.get("align", ""))
+        made_for = plan.parts.get(source.name) if source is not None else None
+        made = str(made_for.spec.options.get("align", "")) if made_for is not None else ""
+        if template and template != made:
+            raise plan.wrong(
+                step, f"{step.model} takes chips of {template}, it gets {made or 'pictures that are not aligned'}",
+                hint=f"a `crop` step with model: {step.model}",
+            )  # fmt: skip
+        rule = part.spec.preprocess
+        if source is not None and rule is not None and rule.resize == "none" and rule.width:
+            size = TEMPLATES[made].size if made else 0
+            if (rule.width, rule.height) != (size, size):
+                given = f"{size}x{size}" if size else "any size"
+                raise plan.wrong(step, f"{step.model} takes {rule.width}x{rule.height} only, the crops are of {given}")
+
+    def run(self, step: StepSpec, items: Sequence[Item], tools: Tools) -> list[Item | Failed]:
+        """An answer for each item, in the model's own batches."""
+        model = tools.models[step.name]
+        requests = [InferRequest(frame=i.value, parameters=_parameters(step, i, tools)) for i in items]
+        answers = list(_ask(model, requests))
+        return [_found(model, item, answer) for item, answer in zip(items, answers, strict=True)]
+
+    def tell(self, step: StepSpec, item: Item, tools: Tools) -> dict[str, Any] | None:
+        """The fields of the model's own document; of an embedding with the mark of its chain."""
+        bundle = tools.models[step.name].bundle
+        told = task_named(bundle.spec.task).to_document(item.value, bundle.labels)
+        return {**told, "fingerprint": tools.chain[step.name]} if isinstance(item.value, Embedding) else told
+
+
+def _parameters(step: StepSpec, item: Item, tools: Tools) -> Mapping[str, Any]:
+    if step.name != tools.answer:
+        return step.parameters
+    asked = tools.parameters[item.request]
+    return {**step.parameters, **{n: asked[n] for n in PASSED_ON if asked.get(n) is not None}}
+
+
+def _ask(model: Model, requests: Sequence[InferRequest]) -> Iterator[InferResponse | ServingError]:
+    most = model.bundle.spec.batch.max
+    for start in range(0, len(requests), most):
+        part = requests[start : start + most]
+        try:
+            answers = model.infer(part)
+        except ServingError as error:
+            answers = [error] * len(part)
+        if len(answers) != len(part):
+            answers = [EngineFailed(f"{model.bundle.name}: {len(part)} asked, {len(answers)} answered")] * len(part)
+        yield from answers
+
+
+def _found(model: Model, item: Item, answer: InferResponse | ServingError) -> Item | Failed:
+    if isinstance(answer, ServingError):
+        return Failed(item.request, item.path, answer)
+    result = answer.result
+    if item.offset not in (None, (0.0, 0.0)):
+        assert item.offset is not None
+        result = moved(task_named(model.bundle.spec.task), result, offset=item.offset)
+    return replace(item, value=result)
+
+
+KIND = Infer()
