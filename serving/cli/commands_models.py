@@ -62,7 +62,7 @@ def check(spec: SpecPath, json: Json = False) -> None:
 
 def certify(
     model: ModelName, limit: Limit = None, target: Target = "cpu",
-    server: Annotated[str, typer.Option(help="a running gateway, e.g. http://127.0.0.1:8080")] = "",
+    server: Annotated[str, typer.Option(help="a running gateway (http://host:port) or Triton (grpc://host:port)")] = "",
     repository: Repository = None, config: Config = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Re-run the certificate of a published model, in private or against a running server."""

@@ -13,6 +13,9 @@ from rich.table import Table
 
 from serving.config import Settings, load_settings
 
+WHOLE = 18  # a name or a hash up to this length is never broken
+PIPED_WIDTH = 120  # columns where nobody says how wide the terminal is
+
 
 def print_json(value: Any) -> None:
     """One JSON document, indented, with a newline."""
@@ -22,13 +25,13 @@ def print_json(value: Any) -> None:
 
 def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows of equal keys as a table; an empty list says so."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
     if not rows:
         console.print(f"{title}: none")
         return
     table = Table(title=title, title_justify="left")
     for name in rows[0]:
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", min_width=min(WHOLE, max(len(str(row[name])) for row in rows)))
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
     console.print(table)

@@ -18,7 +18,7 @@ from serving.errors import SpecInvalid
 from serving.spec import ModelSpec
 from serving.tasks.base import Agreement, Gate, Parameter, parse_options
 from serving.tasks.boxes import match_boxes, nms
-from serving.tasks.classification import label_of
+from serving.tasks.classification import activate, label_of
 from serving.types import Array, Detections, ImageTransform, TaskResult, TensorSpec
 
 
@@ -29,6 +29,7 @@ class DetectionOptions(BaseModel):
     decode: Literal["boxes_scores", "yolov5", "yolov8"] = "boxes_scores"
     box_format: Literal["xyxy", "yxyx", "cxcywh"] = "xyxy"
     box_frame: Literal["pixels", "unit"] = Field("pixels", description="model pixels, or 0..1 of the model plane")
+    activation: Literal["none", "sigmoid", "softmax"] = Field("none", description="what makes scores of logits")
     background_class: bool = Field(False, description="column 0 of the scores is 'nothing here' and is left out")
     nms: Literal["class_wise", "agnostic", "none"] = "class_wise"
     nms_iou: float = Field(0.45, ge=0, le=1)
@@ -56,6 +57,8 @@ class DetectionTask:
     def check(self, spec: ModelSpec) -> None:
         """Known options, and the number of outputs that the layout has."""
         options = parse_options(DetectionOptions, spec)
+        if options.decode == "yolov5" and options.activation != "none":
+            raise SpecInvalid(f"{spec.name}: options.activation: decode yolov5 multiplies scores, it reads no logits")
         wanted = 2 if options.decode == "boxes_scores" else 1
         if spec.outputs and len(spec.outputs) != wanted:
             what = f"{spec.name}: outputs: decode {options.decode} reads {wanted}"
@@ -176,6 +179,7 @@ def read_boxes(
 ) -> tuple[Array, Array, Array]:
     """Network outputs -> xyxy in model pixels, confidence, class_id of the best `pre_nms` boxes at or above `floor`."""
     boxes, scores = _boxes_and_scores(raw, spec, options)
+    scores = activate(scores, options.activation)
     if options.background_class:
         scores = scores[:, 1:]
     index, class_id = np.nonzero(scores >= floor)

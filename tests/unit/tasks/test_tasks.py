@@ -114,6 +114,23 @@ class TestDetection:
             found = self.run({"output": raw}, {"decode": decode})
             assert np.allclose(found.xyxy, plain.xyxy) and found.class_id.tolist() == plain.class_id.tolist()
 
+    @pytest.mark.parametrize("decode", ["boxes_scores", "yolov8"])
+    def test_logits_become_scores_before_anything_is_left_out(self, decode: str) -> None:
+        logits = np.log(SCORES / (1 - SCORES))
+        raw = {"boxes": BOXES, "scores": logits}
+        if decode == "yolov8":
+            cxcywh = np.concatenate([(BOXES[:, :2] + BOXES[:, 2:]) / 2, BOXES[:, 2:] - BOXES[:, :2]], 1)
+            raw = {"output": np.concatenate([cxcywh, logits], 1).T.astype(np.float32)}
+        plain = self.run({"boxes": BOXES, "scores": SCORES}, {})
+        found = self.run(raw, {"decode": decode, "activation": "sigmoid"})
+        assert np.allclose(found.confidence, plain.confidence, atol=1e-6) and found.class_id.tolist() == [1, 1, 0]
+        softmax = self.run({"boxes": BOXES, "scores": np.log(SCORES)}, {"activation": "softmax"})
+        assert np.allclose(softmax.confidence, plain.confidence, atol=1e-6)
+
+    def test_yolov5_reads_no_logits(self) -> None:
+        with pytest.raises(SpecInvalid, match="decode yolov5 multiplies scores"):
+            self.task.check(spec("detection", options={"decode": "yolov5", "activation": "sigmoid"}))
+
     def test_formats_and_frames(self) -> None:
         plain = self.run({"boxes": BOXES, "scores": SCORES}, {})
         swapped = BOXES[:, [1, 0, 3, 2]] / 100
