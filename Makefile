@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
 
-.PHONY: help setup system demo test test-long test-faults lint bench clean
+.PHONY: help setup system demo up test test-long test-faults lint bench clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -16,6 +16,9 @@ system: ## Debian packages the tests like to have (LOCKSTEP_APT=0 forbids)
 
 demo: setup ## two real models converted, certified and served; a real photo answered; all paths printed
 	@$(PY) -m tools.demo
+
+up: setup system ## the whole distributed system on this machine, with two live sample sources, until Ctrl-C
+	@exec .venv/bin/lockstep up
 
 lint: setup ## style, types, layers
 	@$(PY) -m ruff check .

@@ -77,11 +77,13 @@ def annotate(
     origin: PixelArray | None = None,
     trails: Trails | None = None,
     banner: str = "",
+    names: bool = True,
 ) -> PixelArray:
     """A copy of `frame` (RGB uint8 `[h, w, 3]`) with its boxes, the best one on top.
 
     labels: names by class id; origin: uint8 `[n]`, values of `Origin`, measured where absent; banner: lines of text in
-    a bar at the top. A box with a coordinate that is not finite has no place on a picture and is left out. Raises
+    a bar at the top; names: whether each box has its label. A box with a coordinate that is not finite has no place on
+    a picture and is left out. Raises
     ValueError when `origin` has another length than `boxes`.
     """
     if origin is not None and len(origin) != len(boxes):
@@ -94,7 +96,7 @@ def annotate(
         how = Origin.MEASURED if origin is None else Origin(int(origin[index]))
         draw_box(canvas, boxes.xyxy[index], colour_of_box(boxes, index), how)
     below = draw_banner(canvas, banner) if banner else 0
-    for index in shown:
+    for index in shown if names else ():
         x1, y1 = (round(float(v)) for v in boxes.xyxy[index][:2])
         draw_label(canvas, (x1, y1), label_of(boxes, index, labels), colour_of_box(boxes, index), below)
     return canvas

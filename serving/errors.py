@@ -11,10 +11,15 @@ LockstepError
 │   │   ├── BodyTimeout          the body came in too slowly
 │   │   ├── MediaTypeUnsupported
 │   │   ├── ParameterInvalid     unknown parameter, or a value outside its range
-│   │   └── NotFound             unknown model, version or route
+│   │   ├── AddressRefused       a source may not be at this address
+│   │   ├── StreamExists         another source has this name
+│   │   └── NotFound             unknown model, version, stream or route
 │   ├── Overloaded               shed at the door; try again later
 │   ├── DeadlineExceeded         the caller's time is over
 │   ├── Unavailable              a dependency (Triton, a model) is down
+│   │   ├── StreamsOff           no Kafka is configured
+│   │   ├── StreamsUnavailable   Kafka does not answer
+│   │   └── IndexUnavailable     Redis does not answer, or none is configured
 │   └── EngineFailed             the engine refused or broke
 ├── ConversionError              a checkpoint could not become a servable version
 │   ├── SpecInvalid              the YAML, with line and nearest key
@@ -135,6 +140,18 @@ class NotFound(InputError):
     code = "not_found"
 
 
+class AddressRefused(InputError):
+    """A source may not be at this address; an address is never repeated in the message where it may hold a secret."""
+
+    code = "address_refused"
+
+
+class StreamExists(InputError):
+    """Another source is registered under this name."""
+
+    code = "stream_exists"
+
+
 class Overloaded(ServingError):
     """Shed at the door."""
 
@@ -154,6 +171,25 @@ class Unavailable(ServingError):
 
     code = "unavailable"
     retryable = True
+
+
+class StreamsOff(Unavailable):
+    """This gateway has no Kafka, so it has no streams."""
+
+    code = "streams_off"
+    retryable = False
+
+
+class StreamsUnavailable(Unavailable):
+    """Kafka does not answer; the models go on."""
+
+    code = "streams_unavailable"
+
+
+class IndexUnavailable(Unavailable):
+    """Redis does not answer, or none is configured: no results by PTS, no states."""
+
+    code = "index_unavailable"
 
 
 class EngineFailed(ServingError):

@@ -237,6 +237,13 @@ METRICS: tuple[MetricDefinition, ...] = (
     MetricDefinition(
         "lockstep_index_rebuilds_total", "counter", "Partitions whose index was lost or new, and is read from the log."
     ),
+    MetricDefinition("lockstep_event_subscribers", "gauge", "Subscribers to live events of streams."),
+    MetricDefinition(
+        "lockstep_event_cuts_total", "counter", "Subscribers to live events that were cut, by reason.", ("reason",)
+    ),
+    MetricDefinition(
+        "lockstep_events_late_total", "counter", "Results that came too late for their place among the live events."
+    ),
 )
 
 # What values a label can have; docs/metrics.md prints it, the cardinality test checks it.
@@ -248,7 +255,8 @@ LABEL_VALUES: dict[str, str] = {
     "model": "a served model's name, or other",
     "outcome": "ok or passed, or an error code, or failed; of streams: result, dropped, dead_letter",
     "stage": "decode, preprocess, infer, postprocess",
-    "reason": "in_flight, body_bytes, connections; of streams: a reason of docs/guarantees.md, or none",
+    "reason": "in_flight, body_bytes, connections; of subscribers: stalled, overflow, index; of streams: a reason of "
+    "docs/guarantees.md, or none",
     "source": "a source's name (those of this process, at most 200 in a role, then other)",
     "pipeline": "a model or pipeline a source is subscribed to",
     "origin": "measured, interpolated, extrapolated",

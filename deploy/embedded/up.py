@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -35,7 +36,7 @@ from serving.roles.registry import open_registry
 from serving.topics import apply, load_topics, plan_topics
 from serving.triton.embedded import EmbeddedTriton
 
-TRITON_SECONDS, READY_SECONDS = 180.0, 90.0
+TRITON_SECONDS, READY_SECONDS = 180.0, 180.0
 STOP_SECONDS = 9.0  # all of it, from the signal on
 WATCH_SECONDS = 0.2
 LOOPBACK = "127.0.0.1"
@@ -186,25 +187,17 @@ class System:
         self._addresses = {s.source_id: f"udp://{LOOPBACK}:{_free_udp_port()}" for s in SAMPLES}
         with open_registry(*open_log(self.settings, "up")) as registry:
             for sample in SAMPLES:
+                shutil.rmtree(self.settings.mixed_dir / sample.source_id, ignore_errors=True)  # of an earlier run
                 registry.write(_stream(sample, self._addresses[sample.source_id]))
 
     def _roles(self, triton_url: str) -> Iterator[Service]:
         lockstep = str(Path(sys.executable).with_name("lockstep"))
         models = [word for name in self.models for word in ("--model", name)]
-        delay_ms = str(max(sample.delay_ms for sample in SAMPLES))
         commands = {"accountant": ["accountant", "--member", "accountant-1"]}
         commands |= {
             f"worker-{n}": ["worker", *models, "--member", f"worker-{n}"] for n in range(1, self._options.workers + 1)
         }
-        commands["mixer"] = [
-            "mixer",
-            "--output",
-            str(self.settings.mixed_dir),
-            "--delay-ms",
-            delay_ms,
-            "--member",
-            "mixer-1",
-        ]
+        commands["mixer"] = ["mixer", "--output", str(self.settings.mixed_dir), "--member", "mixer-1"]
         commands["ingest"] = ["ingest", "--member", "ingest-1"]
         ports = _free_ports(len(commands))
         gateway = [sys.executable, "-m", "serving.gateway.main", *self.models]
@@ -273,8 +266,9 @@ def _own(settings: Settings) -> Settings:
 
 def _stream(sample: Sample, address: str) -> StreamMessage:
     return StreamMessage(
-        sample.source_id, address, (sample.model,), sample.every, sample.delay_ms, mixed=True, max_fps=30
-    )
+        sample.source_id, address, (sample.model,), sample.every, sample.delay_ms, mixed=True, max_fps=30,
+        captions=sample.captions,
+    )  # fmt: skip
 
 
 def _answers(url: str) -> bool:

@@ -31,6 +31,7 @@ Mask = Annotated[str | None, typer.Option(help="picture of the source's size; bl
 Scenario = Annotated[str | None, typer.Option(help="named thresholds of the model's spec")]
 Recording = Annotated[bool | None, typer.Option(help="an MP4 of the mixed video beside the HLS")]
 Publish = Annotated[str | None, typer.Option(help="RTSP or RTMP address that gets the mixed video as well")]
+Captions = Annotated[bool | None, typer.Option(help="a banner, and a name at each box, in the mixed video")]
 streams_app = typer.Typer(help="registered sources: add, list, change, remove", add_completion=False,
                           no_args_is_help=True)  # fmt: skip
 
@@ -78,7 +79,7 @@ def add(
     address: Annotated[str, typer.Argument(help="file, folder or network address; secrets by name: {CAMERA_1}")],
     model: Models = None, every: Every = None, delay_ms: Delay = None, mixed: Mixed = True, max_fps: MaxFps = None,
     timeout: Lease = None, track: Track = None, roi: Roi = None, mask: Mask = None, scenario: Scenario = None,
-    recording: Recording = None, publish: Publish = None,
+    recording: Recording = None, publish: Publish = None, captions: Captions = None,
     kafka: Kafka = None, config: Config = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Register a source: whoever runs `lockstep ingest` reads it."""
@@ -88,7 +89,7 @@ def add(
     if not model:
         raise typer.BadParameter("name at least one --model")
     settings = settings_from(config, kafka=kafka)
-    given = _given(every, delay_ms, mixed, max_fps, timeout, track, roi, mask, scenario, recording, publish)
+    given = _given(every, delay_ms, mixed, max_fps, timeout, track, roi, mask, scenario, recording, publish, captions)
     stream = replace(StreamMessage(source_id, address, tuple(model)), **given)
     with _registry(settings) as registry:
         known = registry.read().get(source_id)
@@ -103,12 +104,12 @@ def change(
     address: Annotated[str | None, typer.Option(help="another address")] = None,
     model: Models = None, every: Every = None, delay_ms: Delay = None, mixed: Mixed = None, max_fps: MaxFps = None,
     timeout: Lease = None, track: Track = None, roi: Roi = None, mask: Mask = None, scenario: Scenario = None,
-    recording: Recording = None, publish: Publish = None,
+    recording: Recording = None, publish: Publish = None, captions: Captions = None,
     kafka: Kafka = None, config: Config = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Change a registered source; a new epoch where ingest reads it otherwise. Without options: read it again."""
     settings = settings_from(config, kafka=kafka)
-    given = _given(every, delay_ms, mixed, max_fps, timeout, track, roi, mask, scenario, recording, publish)
+    given = _given(every, delay_ms, mixed, max_fps, timeout, track, roi, mask, scenario, recording, publish, captions)
     given |= {} if address is None else {"address": address}
     given |= {"pipelines": tuple(model)} if model else {}
     with _registry(settings) as registry:
@@ -143,7 +144,7 @@ def list_streams(
 
 def _given(*values: Any) -> dict[str, Any]:
     names = ("every", "delay_ms", "mixed", "max_fps", "lease_s", "track", "roi", "mask", "scenario", "recording",
-             "publish")  # fmt: skip
+             "publish", "captions")  # fmt: skip
     return {name: value for name, value in zip(names, values, strict=True) if value is not None}
 
 

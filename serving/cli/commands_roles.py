@@ -48,7 +48,7 @@ def worker(
 
 def mixer(
     output: Annotated[Path, typer.Option(help="folder; HLS of each source in a folder of its name")],
-    delay_ms: Annotated[int, typer.Option(help="presentation delay of live sources, milliseconds")] = 250,
+    delay_ms: Annotated[int, typer.Option(help="delay of live sources that nobody registered, ms")] = 250,
     draw_threshold: Annotated[float, typer.Option(help="boxes below it are not drawn")] = 0.2,
     member: Member = "", metrics_port: MetricsPort = None, repository: Repository = None, kafka: Kafka = None,
     config: Config = None,

@@ -69,6 +69,9 @@ def sync_test(
     keep: Annotated[Path | None, typer.Option(help="folder that keeps clips and mixed videos")] = None,
     make: Annotated[Path | None, typer.Option(help="only write the clip, for another program to mix")] = None,
     check: Annotated[str, typer.Option(help="only check a file that another program mixed from it")] = "",
+    against: Annotated[str, typer.Option(help="measure the running system whose gateway is at this URL")] = "",
+    seconds: Annotated[float, typer.Option(min=2, help="of mixed video to judge (--against)")] = 20.0,
+    delay_ms: Annotated[int, typer.Option(min=100, help="presentation delay of the test's sources (--against)")] = 1000,
     repository: Repository = None, config: Config = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Measure from pixels that every box lies on the picture it was computed from (docs/sync-test.md)."""
@@ -80,6 +83,9 @@ def sync_test(
 
     if make is not None or check:
         _foreign((kind or ["ibbp"])[0], make, check, json)
+        return
+    if against:
+        _against(against, seconds, delay_ms, model, json)
         return
     settings = settings_from(config, repository=repository)
     infer = as_detector(open_model(settings, model).infer) if model else read_picture
@@ -102,6 +108,16 @@ def _foreign(kind: str, make: Path | None, check: str, json: bool) -> None:
         print_json(found.to_document()) if json else print(found.text())
         if found.exact < 1 or not found.with_box:
             raise typer.Exit(1)
+
+
+def _against(url: str, seconds: float, delay_ms: int, model: str, json: bool) -> None:
+    """A running system, measured from outside."""
+    from serving.testing.sync_against import AgainstOptions, sync_against
+
+    report = sync_against(AgainstOptions(url.rstrip("/"), seconds, delay_ms, model or "sync_code"), say)
+    print_json(report.to_document()) if json else print(report.text())
+    if not report.ok:
+        raise typer.Exit(1)
 
 
 def progress(every_s: float = 2.0) -> Callable[[Sequence[Any]], None]:

@@ -14,13 +14,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.config import Settings
-from serving.gateway import routes_galleries, routes_health, routes_infer, routes_models, routes_v2, schemas
+from serving.gateway import (
+    routes_galleries,
+    routes_health,
+    routes_infer,
+    routes_models,
+    routes_streams,
+    routes_v2,
+    schemas,
+)
 from serving.gateway.catalogue import Catalogue
 from serving.gateway.context import Context
 from serving.gateway.edge import Edge
 from serving.gateway.gallery_desk import GalleryDesk
 from serving.gateway.readiness import CanaryCheck
 from serving.gateway.routing import DirectRoute
+from serving.gateway.streams import StreamServices
 from serving.metrics import OTHER, Metrics
 from serving.ports import InferenceServer
 
@@ -33,10 +42,11 @@ def create_app(
     *,
     metrics: Metrics | None = None,
     metrics_dir: Path | None = None,
+    streams: StreamServices | None = None,
 ) -> FastAPI:
     """The gateway's app. `canaries`: one for each model, by name. `metrics_dir`: the folder that all workers share
-    (prometheus multiprocess mode), None where there is one process."""
-    context = Context(settings, server, catalogue, canaries, metrics or Metrics(), metrics_dir)
+    (prometheus multiprocess mode), None where there is one process. streams: None where no Kafka is configured."""
+    context = Context(settings, server, catalogue, canaries, metrics or Metrics(), metrics_dir, streams=streams)
     app = FastAPI(
         title="Lockstep gateway",
         openapi_url=None,
@@ -48,7 +58,7 @@ def create_app(
     app.state.context = context
     document: dict[str, Any] = schemas.openapi(catalogue)
     app.openapi = lambda: document  # type: ignore[method-assign]
-    for routes in (routes_infer, routes_models, routes_v2, routes_health):
+    for routes in (routes_infer, routes_models, routes_v2, routes_streams, routes_health):
         routes.register(app)
     if routes_galleries.served_galleries(catalogue):
         context.galleries = GalleryDesk(settings.galleries)
@@ -71,6 +81,8 @@ def _prepare(metrics: Metrics, templates: Sequence[str], catalogue: Catalogue) -
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context: Context = app.state.context
     watch = asyncio.create_task(context.readiness.run())
+    if context.streams is not None:
+        context.streams.start(context.metrics)
     try:
         yield
     finally:
@@ -78,6 +90,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         with suppress(asyncio.CancelledError):
             await watch
         await context.server.close()
+        if context.streams is not None:
+            await asyncio.to_thread(context.streams.close)
 
 
 async def _to_the_edge(request: Request, error: Exception) -> Response:

@@ -16,6 +16,7 @@ from serving.gateway.catalogue import Catalogue
 from serving.gateway.gallery_desk import GalleryDesk
 from serving.gateway.limits import BODIES_IN_MEMORY, BodyLimits, Gauge, content_length, read_body, request_timeout_s
 from serving.gateway.readiness import CanaryCheck, Readiness
+from serving.gateway.streams import StreamServices
 from serving.metrics import OTHER, Metrics
 from serving.ports import InferenceServer
 
@@ -24,7 +25,7 @@ STATE_KEY = "lockstep"
 
 @dataclass(slots=True)
 class Context:
-    """Everything a route needs. `draining` is set once, at SIGTERM."""
+    """Everything a route needs. `draining` is set once, at SIGTERM. streams: None where no Kafka is configured."""
 
     settings: Settings
     server: InferenceServer
@@ -34,6 +35,7 @@ class Context:
     metrics_dir: Path | None = None
     draining: bool = False
     galleries: GalleryDesk | None = None
+    streams: StreamServices | None = None
     readiness: Readiness = field(init=False)
     body_limits: BodyLimits = field(init=False)
     in_flight: Gauge = field(init=False)

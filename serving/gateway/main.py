@@ -30,12 +30,14 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from serving.gateway.readiness import CanaryCheck
+    from serving.gateway.streams import StreamServices
     from serving.ports import InferenceServer
 
 logger = logging.getLogger("lockstep.gateway")
 
 Canaries = Mapping[str, "CanaryCheck"]
 MakeServer = Callable[[], "InferenceServer"]
+MakeStreams = Callable[[], "StreamServices | None"]
 OnReady = Callable[[str, int], None]
 OPEN_FILES = 65_536
 
@@ -51,6 +53,7 @@ class GatewayApplication(BaseApplication):  # type: ignore[misc]
         make_server: MakeServer,
         on_ready: OnReady | None = None,
         target: str = "cpu",
+        make_streams: MakeStreams = lambda: None,
     ) -> None:
         check_bind(settings.host, settings.allow_unauthenticated)
         self._settings = settings
@@ -59,6 +62,7 @@ class GatewayApplication(BaseApplication):  # type: ignore[misc]
         self._make_server = make_server
         self._on_ready = on_ready
         self._target = target
+        self._make_streams = make_streams
         self._metrics_dir = Path(tempfile.mkdtemp(prefix="lockstep-metrics-"))
         super().__init__()
 
@@ -78,8 +82,9 @@ class GatewayApplication(BaseApplication):  # type: ignore[misc]
         models = Catalogue(self._bundles, self._target)
         server = self._make_server()
         return create_app(
-            self._settings, server, models, self._canaries, metrics=Metrics(), metrics_dir=self._metrics_dir
-        )
+            self._settings, server, models, self._canaries, metrics=Metrics(), metrics_dir=self._metrics_dir,
+            streams=self._make_streams(),
+        )  # fmt: skip
 
     def _options(self) -> dict[str, Any]:
         from serving.gateway.worker import EXIT_WITHIN_S, KEEP_ALIVE_S, MARGIN_S
@@ -129,13 +134,14 @@ def serve(
     make_server: MakeServer,
     on_ready: OnReady | None = None,
     target: str = "cpu",
+    make_streams: MakeStreams = lambda: None,
 ) -> None:
     """Serve until a signal ends it; then SystemExit, as gunicorn does. Raises ConfigInvalid for a bind address that
     others can reach. Call it in a process that has not imported prometheus_client."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
-    GatewayApplication(settings, bundles, canaries, make_server, on_ready, target).run()
+    GatewayApplication(settings, bundles, canaries, make_server, on_ready, target, make_streams).run()
 
 
 def servable(settings: Settings, names: list[str], target: str) -> dict[str, ModelBundle]:
@@ -176,7 +182,10 @@ def main(arguments: list[str] | None = None) -> int:
         settings = load_settings(config, **given).settings
         bundles = servable(settings, names, target)
         canaries = {name: canary_of(bundle.version_dir, settings, target) for name, bundle in bundles.items()}
-        serve(settings, bundles, canaries, lambda: make_triton(settings), _print_address, target)
+        serve(
+            settings, bundles, canaries, lambda: make_triton(settings), _print_address, target,
+            lambda: make_streams(settings),
+        )  # fmt: skip
     except LockstepError as error:
         sys.stderr.write(f"{error.code}: {error}\n")
         return 1
@@ -188,6 +197,24 @@ def make_triton(settings: Settings) -> InferenceServer:
     adapter: Any = importlib.import_module("serving.adapters.triton")
     server: InferenceServer = adapter.TritonServer(settings.triton_url)
     return server
+
+
+def make_streams(settings: Settings) -> StreamServices | None:
+    """Log, index and the rules for sources of the settings, made in the worker; None where no Kafka is configured."""
+    if not settings.kafka:
+        return None
+    from serving.clock import SystemClock
+    from serving.gateway.streams import StreamServices
+
+    kafka: Any = importlib.import_module("serving.adapters.kafka")
+    sources: Any = importlib.import_module("serving.roles.sources")
+    address: Any = importlib.import_module("serving.adapters.video.address")
+    index: Any = importlib.import_module("serving.roles.index_open")
+    options = kafka.KafkaOptions(settings.kafka, "lockstep-gateway", delivery_timeout_s=5.0)
+    return StreamServices(
+        kafka.KafkaLog(options), index.open_index(settings), lambda topic: settings.kafka_prefix + topic,
+        lambda stream: sources.check_registered(settings, stream), address.redacted, settings.mixed_dir, SystemClock(),
+    )  # fmt: skip
 
 
 def _print_address(host: str, port: int) -> None:

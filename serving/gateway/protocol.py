@@ -14,6 +14,7 @@ from serving.gateway import errors
 HEADER_S = 5.0
 HEADER_BYTES = 64 * 1024
 MAX_CONNECTIONS = 4096
+ABORT = "lockstep.abort"  # in a request's scope: ends its connection at once, whatever is still to be sent
 _REASONS = {400: b"Bad Request", 408: b"Request Timeout", 429: b"Too Many Requests"}
 
 
@@ -61,6 +62,8 @@ class GatewayProtocol(HttpToolsProtocol):
         self._disarm()
         self._in_headers = False
         super().on_headers_complete()
+        scope: dict[str, Any] = self.scope  # type: ignore[assignment]
+        scope[ABORT] = self.transport.abort
 
     def on_response_complete(self) -> None:
         """Between requests: the keep-alive timer of the base runs, and the next bytes are headers."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from serving import __version__
 from serving.bundle import ModelBundle
-from serving.gateway import schemas_answers, schemas_galleries, schemas_v2
+from serving.gateway import schemas_answers, schemas_galleries, schemas_streams, schemas_v2
 from serving.gateway.bodies import MAX_IMAGES, RAW_TYPES
 from serving.gateway.catalogue import Catalogue
 from serving.gateway.operations import (
@@ -34,6 +34,7 @@ def openapi(catalogue: Catalogue) -> Schema:
     paths |= _model_paths(names)
     paths |= schemas_v2.paths(catalogue)
     paths |= schemas_galleries.paths([b for b in catalogue if any(s.do == "match" for s in b.spec.steps)])
+    paths |= schemas_streams.paths()
     paths |= _process_paths()
     return {
         "openapi": "3.1.0",

@@ -42,7 +42,8 @@ class StreamMessage:
     (named thresholds of the model's spec, "": default), delay_ms and mixed (how old a frame may grow).
     Read by mixers: delay_ms (presentation delay D, milliseconds), mixed (somebody looks at the pictures: every frame
     carries one and HLS is written), recording (an MP4 of the mixed video beside the HLS), publish (an RTSP or RTMP
-    address that the mixed video is sent to as well, secrets by name; "": none).
+    address that the mixed video is sent to as well, secrets by name; "": none), captions (a banner, and a name at each
+    box; False: boxes only, so that no text hides a part of the picture).
     supervised: False where a process of its own reads it (`lockstep ingest NAME ADDRESS`, or a stranger); then no
     ingest supervisor starts one.
     """
@@ -63,6 +64,7 @@ class StreamMessage:
     publish: str = ""
     supervised: bool = True
     state: StreamState = StreamState.ACTIVE
+    captions: bool = True
 
     @property
     def active(self) -> bool:
@@ -89,6 +91,7 @@ def encode_stream(message: StreamMessage) -> Encoded:
         "scenario": message.scenario,
         "recording": message.recording,
         "publish": message.publish,
+        "captions": message.captions,
         "supervised": message.supervised,
         "state": message.state.value,
     }
@@ -128,6 +131,7 @@ def decode_stream(key: bytes | None, value: bytes | None, headers: Headers = ())
         _publish(fields),
         fields.flag("supervised", True),
         fields.choice("state", StreamState, StreamState.ACTIVE),
+        fields.flag("captions", True),
     )
 
 

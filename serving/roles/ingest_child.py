@@ -12,11 +12,12 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from serving.adapters.video import AddressSource, ReaderOptions
-from serving.clock import NS_PER_MS, SystemClock
+from serving.clock import NS_PER_MS, NS_PER_S, SystemClock
 from serving.config import Settings, load_settings
 from serving.errors import LockstepError
 from serving.preprocess.jpeg import JpegCodec
@@ -30,6 +31,7 @@ from serving.streams.ingest import ReconnectRules
 
 LEASE_S = 5.0
 TELL_S = 1.0
+LOOKS = 6
 MAX_RECORD = 1 << 20
 EX_TEMPFAIL = 75
 
@@ -60,15 +62,30 @@ class Lease(threading.Thread):
 class Teller(threading.Thread):
     """Says once a second how the source is."""
 
-    def __init__(self, role: LogIngest) -> None:
+    def __init__(self, role: LogIngest, say: Callable[[Mapping[str, Any]], None]) -> None:
         super().__init__(name="teller", daemon=True)
-        self._role, self._clock = role, SystemClock()
+        self._role, self._say, self._clock, self._rate = role, say, SystemClock(), Rate()
 
     def run(self) -> None:
         """As long as the process lives."""
         while True:
-            say(status_of(self._role, self._clock.monotonic_ns()))
+            now_ns = self._clock.monotonic_ns()
+            status = status_of(self._role, now_ns)
+            self._say({**status, "fps_in": self._rate.of(status["pictures"], now_ns)})
             time.sleep(TELL_S)
+
+
+class Rate:
+    """Pictures a second, over the last few looks at their count."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[int, int]] = deque(maxlen=LOOKS)
+
+    def of(self, count: int, now_ns: int) -> float | None:
+        """None before the second look."""
+        self._seen.append((now_ns, count))
+        elapsed_ns = now_ns - self._seen[0][0]
+        return round((count - self._seen[0][1]) * NS_PER_S / elapsed_ns, 2) if elapsed_ns > 0 else None
 
 
 def status_of(role: LogIngest, now_ns: int) -> dict[str, Any]:
@@ -112,7 +129,7 @@ def read(settings: Settings, stream: StreamMessage) -> dict[str, Any]:
     ending = threading.Event()
     role = new_role(settings, stream, ending)
     Lease(role, ending).start()
-    Teller(role).start()
+    Teller(role, say).start()
     role.run()
     error = role.stage.error
     if role.fenced:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from dataclasses import replace
 
 from serving.adapters.video import AddressSource, ReaderOptions
 from serving.clock import SystemClock
 from serving.config import Settings, as_environment, child_environment
+from serving.ports_index import ResultIndex
 from serving.preprocess.jpeg import JpegCodec
 from serving.records import StreamMessage, encode_stream
+from serving.roles.index_open import open_index
 from serving.roles.ingest import IngestSettings, LogIngest
+from serving.roles.ingest_child import Teller
 from serving.roles.ingest_fleet import Fleet, FleetRules, SourceState
 from serving.roles.ingest_process import IngestProcess
 from serving.roles.ingest_supervisor import IngestSupervisor
@@ -19,6 +23,7 @@ from serving.roles.monitor import RoleMonitor, RoleState
 from serving.roles.names import process_name
 from serving.roles.page import role_page
 from serving.roles.sender import Sender
+from serving.roles.state import ingest_state, publish_state
 from serving.streams.ingest import ReconnectRules
 
 
@@ -42,6 +47,8 @@ def run_ingest(settings: Settings, stream: StreamMessage) -> LogIngest:
         ending.set()
         role.stop()
 
+    index = open_index(settings)
+    Teller(role, lambda status: publish_state(index, "ingest", stream.source_id, ingest_state(status))).start()
     with stop_on_signals(end):
         role.run()
     return role
@@ -55,21 +62,25 @@ def run_supervisor(settings: Settings, member: str = "") -> Fleet:
         lambda stream: IngestProcess(stream, environment, clock), FleetRules(most=settings.ingest_max_sources), clock
     )
     monitor = RoleMonitor("ingest", clock, settings.kafka_prefix)
-    with role_page(monitor, settings.role_metrics_port, log, names), stop_on_signals() as stop:
+    with ExitStack() as stack:
+        if (index := open_index(settings)) is not None:
+            stack.callback(index.close)
+        stack.enter_context(role_page(monitor, settings.role_metrics_port, log, names))
+        stop = stack.enter_context(stop_on_signals())
         role = IngestSupervisor(log, names, fleet, clock, monitor, stop.wait, member)
         try:
             while not stop.is_set():
                 role.step()
                 if monitor.turned():
-                    report(monitor, fleet)
+                    report(monitor, fleet, index)
         finally:
             monitor.state(RoleState.DRAINING)
             role.close()
     return fleet
 
 
-def report(monitor: RoleMonitor, fleet: Fleet) -> None:
-    """What the children are doing, as metrics."""
+def report(monitor: RoleMonitor, fleet: Fleet, index: ResultIndex | None = None) -> None:
+    """What the children are doing, as metrics and as states."""
     views = fleet.views()
     for state in SourceState:
         count = sum(view.state is state for view in views)
@@ -82,5 +93,7 @@ def report(monitor: RoleMonitor, fleet: Fleet) -> None:
         if status.get("picture_age_ms") is not None:
             age_s = status["picture_age_ms"] / 1000
             monitor.metrics.set("lockstep_ingest_picture_age_seconds", age_s, source=view.source_id)
+        running = view.state is SourceState.RUNNING
+        publish_state(index, "ingest", view.source_id, ingest_state(status if running else {}, view.error))
     for how, count in fleet.take_ends().items():
         monitor.metrics.inc("lockstep_ingest_child_ends_total", count, how=how)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 from serving.adapters.video import HlsWriter
+from serving.adapters.video.hls import HlsSettings
 from serving.align import Accountant, CloseRule, Mixer, MixerSettings
 from serving.bundle import catalogue
 from serving.clock import NS_PER_MS, SystemClock
@@ -16,18 +18,22 @@ from serving.frames import AlignedFrame, SourceKind
 from serving.media import OutputStream, VideoWriter
 from serving.preprocess.jpeg import JpegCodec
 from serving.records import TimelineMessage
+from serving.roles.index_open import open_index
 from serving.roles.main import loop, open_log
 from serving.roles.mixer import LogMixer, NewMixRole
 from serving.roles.monitor import RoleMonitor
 from serving.roles.page import role_page
+from serving.roles.registered import Registered
 from serving.streams.drawing import Drawing
 from serving.streams.lines import ResultLines, describe
 from serving.streams.mix_role import MixRole
 
+LIVE_SEGMENTS = 60  # two minutes of a live source stay in its playlist and on disk; of a file all
+
 
 @dataclass(frozen=True, slots=True)
 class MixerOptions:
-    """output: a folder for each source is made in it. delay_ms: D of live sources."""
+    """output: a folder for each source is made in it. delay_ms: D of live sources that nobody registered."""
 
     output: Path
     delay_ms: int = 250
@@ -42,28 +48,40 @@ def run_mixer(settings: Settings, options: MixerOptions) -> LogMixer:
     labels = {name: bundle.labels for name, bundle in good.items()}
     clock = SystemClock()
     monitor = RoleMonitor("mixer", clock, names.prefix)
-    new_role = _new_mix_role(settings, options, labels)
-    role = LogMixer(log, names, new_role, JpegCodec(), clock, options.member, monitor)
-    with role_page(monitor, settings.role_metrics_port, log, names):
+    registered = Registered(log, names)
+    registered.catch_up()
+    new_role = _new_mix_role(settings, options, labels, registered)
+    with ExitStack() as stack:
+        if (index := open_index(settings)) is not None:
+            stack.callback(index.close)
+        role = LogMixer(log, names, new_role, JpegCodec(), clock, options.member, monitor, index)
+        stack.callback(registered.close)
+        stack.enter_context(role_page(monitor, settings.role_metrics_port, log, names))
         loop(role, monitor)
     return role
 
 
-def _new_mix_role(settings: Settings, options: MixerOptions, labels: Mapping[str, Sequence[str]]) -> NewMixRole:
+def _new_mix_role(
+    settings: Settings, options: MixerOptions, labels: Mapping[str, Sequence[str]], registered: Registered
+) -> NewMixRole:
     def make(timeline: TimelineMessage, told: Callable[[AlignedFrame], None]) -> MixRole:
         source_id, info = timeline.claim.source_id, timeline.info
+        registered.poll()
+        wished = registered.get(source_id)
         live, folder = info.kind is SourceKind.LIVE, options.output / source_id
-        delay_ns, lateness_ns = options.delay_ms * NS_PER_MS, settings.lateness_ms * NS_PER_MS
+        delay_ms = wished.delay_ms if wished is not None and wished.supervised else options.delay_ms
+        captions = wished is None or wished.captions
+        delay_ns, lateness_ns = delay_ms * NS_PER_MS, settings.lateness_ms * NS_PER_MS
 
         def writers(stream: OutputStream) -> Sequence[VideoWriter]:
             folder.mkdir(parents=True, exist_ok=True)
-            return [HlsWriter(folder, stream, describe)]
+            return [HlsWriter(folder, stream, describe, HlsSettings(window=LIVE_SEGMENTS if live else 0))]
 
         return MixRole(
             Mixer(source_id, MixerSettings(live, delay_ns, lateness_ns, reorder_depth=info.reorder_depth)),
             Accountant(CloseRule(delay_ns, lateness_ns, live)),
             ResultLines(source_id, {}, None),
-            Drawing(labels, options.draw_threshold),
+            Drawing(labels, options.draw_threshold, banner=captions, names=captions),
             writers,
             [_Told(told)],
             average_rate=Fraction(info.average_rate) if info.average_rate else None,

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,11 +18,13 @@ from serving.clock import NS_PER_S, Clock
 from serving.errors import CommitRefused, LogUnavailable, RecordInvalid
 from serving.frames import AlignedFrame, DroppedRun, Frame, FrameRecord, Picture, PictureCodec, Posting, SourceKind
 from serving.media import OutputSummary
+from serving.ports_index import ResultIndex
 from serving.ports_log import Assignor, Committed, GroupOptions, LogRecord, RecordLog, TopicPartition
 from serving.records import FrameMessage, TimelineMessage, decode_frame, decode_result
 from serving.roles.monitor import RoleMonitor
 from serving.roles.names import Names
 from serving.roles.progress import Progress
+from serving.roles.state import publish_state
 from serving.roles.timelines import Timelines, check_ahead, first_and_last
 from serving.streams.mix_role import MixRole
 from serving.types import PixelArray
@@ -50,8 +53,9 @@ class LogMixer:
 
     def __init__(
         self, log: RecordLog, names: Names, new_role: NewMixRole, codec: PictureCodec, clock: Clock, member: str = "",
-        monitor: RoleMonitor | None = None,
+        monitor: RoleMonitor | None = None, index: ResultIndex | None = None,
     ) -> None:  # fmt: skip
+        self._index = index
         self.monitor = monitor or RoleMonitor("mixer", clock, names.prefix)
         self._frames, self._results = names.topic("frames"), names.topic("results")
         self._new_role, self._codec, self._clock = new_role, codec, clock
@@ -88,7 +92,7 @@ class LogMixer:
             self._committed_ns = now_ns
             self._commit(list(self._progress))
         if self.monitor.turned():
-            self.monitor.behind(self._consumer)
+            self._report()
 
     def outputs(self, source_id: str) -> list[OutputSummary] | None:
         """What was written of a source that is over; None before."""
@@ -199,6 +203,13 @@ class LogMixer:
         if offset is not None and source.number in self._progress:
             self._progress[source.number].done(offset)
 
+    def _report(self) -> None:
+        """Once a second: how far behind, and how each source is shown."""
+        self.monitor.behind(self._consumer)
+        for source_id, source in self._sources.items():
+            if not source.done:
+                publish_state(self._index, "mixer", source_id, shown_fields(source.role, max(source.seen, default=0)))
+
     def _pause_full(self) -> None:
         """A file waits on the log, not here."""
         full = {TopicPartition(self._frames, s.number) for s in self._sources.values() if len(s.waiting) > MAX_WAITING}
@@ -243,6 +254,18 @@ class LogMixer:
     def _decode(self, data: bytes, size: tuple[int, int] | None) -> PixelArray:
         rgb = self._codec.decode(data)
         return rgb if size is None else np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def shown_fields(role: MixRole, epoch: int) -> dict[str, Any]:
+    """What `/v1/streams` tells of a mixed source (docs/redis.md). missing: analysed frames that were shown without."""
+    mixed, counted = role.mixer.counters, role.counters
+    return {
+        "epoch": epoch or None,
+        "shown": counted.frames,
+        "late": mixed.late,
+        "missing": counted.missing.total(),
+        "mismatched": mixed.mismatched,
+    }
 
 
 def _has_all(seen: Mapping[int, int], ended: Mapping[int, int]) -> bool:

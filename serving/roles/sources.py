@@ -19,9 +19,12 @@ def registered_policy(settings: Settings) -> SourcePolicy:
 
 
 def check_registered(settings: Settings, stream: StreamMessage) -> None:
-    """SourceRefused for an address that ingest with these settings would not open."""
+    """SourceRefused for an address that ingest with these settings would not open, and for one that the mixed video
+    may not be sent to: the same rules hold, or a registration could reach any host of a private network."""
     secrets = dict.fromkeys(words(settings.sources_secrets), "secret")
-    registered_policy(settings).check(with_secrets(stream.address, secrets))
+    policy = registered_policy(settings)
+    for address in filter(None, (stream.address, stream.publish)):
+        policy.check(with_secrets(address, secrets))
 
 
 def registered_secrets(settings: Settings) -> Mapping[str, str]:

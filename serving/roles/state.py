@@ -14,9 +14,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from serving.ports_index import ROLES, ResultIndex
+from serving.ports_index import ROLES, Json, ResultIndex
 
 MAX_STATE_BYTES = 16 << 10
+SILENT_MS = 5000  # without a picture for so long a source is not connected
 
 
 def publish_state(index: ResultIndex | None, role: str, source_id: str, fields: Mapping[str, Any]) -> None:
@@ -33,3 +34,15 @@ def publish_state(index: ResultIndex | None, role: str, source_id: str, fields: 
     if size > MAX_STATE_BYTES:
         raise ValueError(f"publish_state of {role}: expected at most {MAX_STATE_BYTES} bytes, got {size}")
     index.put_state(role, source_id, fields)
+
+
+def ingest_state(status: Json, error: str = "") -> dict[str, Any]:
+    """The fields of ingest, out of what the process that reads a source says of it (`serving.roles.ingest_child`)."""
+    age_ms = status.get("picture_age_ms")
+    return {
+        "epoch": status.get("epoch") or None,
+        "fps_in": status.get("fps_in"),
+        "frames": status.get("frames", 0),
+        "connected": type(age_ms) is int and age_ms < SILENT_MS,
+        "error": error[:500],
+    }

@@ -23,12 +23,13 @@ Draw = Callable[[AlignedFrame, PixelArray, str], PixelArray]  # the frame, its p
 class Drawing:
     """Draws the frames of one source. threshold: boxes below it are not drawn; records keep them.
 
-    banner: a bar at the top with source, time, frame and balance.
+    banner: a bar at the top with source, time, frame and balance. names: a label at each box.
     """
 
     labels: Mapping[str, Sequence[str]]
     threshold: float = 0.2
     banner: bool = True
+    names: bool = True
     _trails: dict[str, Trails] = field(default_factory=dict)
     _epoch: int = 0
 
@@ -49,6 +50,7 @@ class Drawing:
                 origin=origin,
                 trails=trails,
                 banner=banner if place == len(shown.overlays) - 1 else "",
+                names=self.names,
             )
             self._draw_task(overlay, rgb)
         return rgb

@@ -7,6 +7,8 @@ Each operation that answered 2xx is written to `succeeded.txt` in the working fo
 from __future__ import annotations
 
 import base64
+import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,10 @@ schemathesis.openapi.media_type("application/octet-stream", st.sampled_from(sort
 _TEXTS = sorted(base64.b64encode(data).decode() for data in FILES.values())
 schemathesis.openapi.format("base64-image", st.sampled_from(_TEXTS))
 schemathesis.openapi.format("roi", st.just(ROI))
+ADDRESS = "rtsp://{CAMERA_1_USER}:{CAMERA_1_PASSWORD}@198.51.100.7/live"  # a host of the stub's allowed network
+schemathesis.openapi.format("source-address", st.just(ADDRESS))
+schemathesis.openapi.format("mask-path", st.sampled_from(["", "masks/gate.png"]))
+schemathesis.openapi.format("publish-address", st.sampled_from(["", "rtsp://198.51.100.8/mixed"]))
 
 
 @schemathesis.hook
@@ -42,6 +48,8 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
         for values in (case.query, case.body.get("parameters") if isinstance(case.body, dict) else None):
             if isinstance(values, dict) and "roi" in values:
                 values["roi"] = ROI  # a pattern cannot say that a box lies inside a picture
+    if case.operation.path.startswith("/v1/streams"):
+        _streams(case, _is_right(case))
     if case.operation.path.startswith("/v2/") and case.method == "POST" and isinstance(case.body, dict):
         _v2(case, _is_right(case))
 
@@ -56,6 +64,34 @@ def after_call(context: Any, case: Any, response: Any) -> None:
 
 def _is_right(case: Any) -> bool:
     return case.meta is None or case.meta.generation.mode == GenerationMode.POSITIVE
+
+
+EVENTS_MOST = 12
+_EVENTS = itertools.count()
+_EVENT_ID = re.compile(r"[1-9][0-9]*/[0-9]+/\w|\Z")
+
+
+def _streams(case: Any, right: bool) -> None:
+    """Sources that are there; live events that end, and few of them: each takes its second."""
+    path, method = case.operation.path, case.method
+    if path.endswith("/events") and method == "GET":
+        if right or "seconds" not in (case.query or {}):
+            case.query = {**(case.query or {}), "seconds": 1}
+        if right and case.headers and not _EVENT_ID.match(str(case.headers.get("Last-Event-ID", ""))):
+            del case.headers["Last-Event-ID"]
+        if next(_EVENTS) >= EVENTS_MOST and case.path_parameters:
+            case.path_parameters["source_id"] = "nobody"
+            return
+    if not right or not case.path_parameters or case.meta is None:
+        return  # stateful cases have names of their own
+    case.path_parameters["source_id"] = "gate"
+    if "file" in case.path_parameters:
+        case.path_parameters["file"] = "index.m3u8"
+    if method == "DELETE":
+        case.path_parameters["source_id"] = "leaves"
+        body = {"source_id": "leaves", "address": ADDRESS, "pipelines": ["persons"]}
+        base = case.operation.base_url.rstrip("/")
+        requests.post(f"{base}/v1/streams", json=body, timeout=10).raise_for_status()
 
 
 def _v2(case: Any, right: bool) -> None:

@@ -73,8 +73,8 @@ def gateways(folder: Path) -> Iterator[Start]:
     """A function that starts gateways, by settings; all are ended, and their workers with them, after the block."""
     started: list[Running] = []
 
-    def run(delay: float = 0.0, only: Sequence[str] = (), **settings: Any) -> Running:
-        started.append(launch(folder, len(started), delay, settings, only))
+    def run(delay: float = 0.0, only: Sequence[str] = (), streams: bool = False, **settings: Any) -> Running:
+        started.append(launch(folder, len(started), delay, settings, only, streams))
         wait_ready(started[-1])
         return started[-1]
 
@@ -88,10 +88,13 @@ def gateways(folder: Path) -> Iterator[Start]:
             stop(gateway)
 
 
-def launch(folder: Path, number: int, delay: float, settings: dict[str, Any], only: Sequence[str] = ()) -> Running:
+def launch(
+    folder: Path, number: int, delay: float, settings: dict[str, Any], only: Sequence[str] = (), streams: bool = False
+) -> Running:
     """Start one; it listens when this returns."""
     log = folder / f"gateway{number}.log"
     command = [sys.executable, "-m", "serving.testing.stub_gateway", str(folder / f"models{number}")]
+    command += ["--streams"] if streams else []
     command += ["--delay", str(delay), *(word for name in only for word in ("--only", name))]
     for name, value in {"drain_s": 0, **settings}.items():
         command += ["--set", f"{name}={value}"]

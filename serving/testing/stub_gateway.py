@@ -17,6 +17,7 @@ from serving.gateway.main import serve
 from serving.testing.stub_bundles import stub_bundles, stub_canaries
 
 if TYPE_CHECKING:
+    from serving.gateway.streams import StreamServices
     from serving.ports import InferenceServer
 
 
@@ -27,19 +28,30 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--only", action="append", default=[], help="a model to serve (all)")
     parser.add_argument("--set", action="append", default=[], help="name=value of a setting")
+    parser.add_argument("--streams", action="store_true", help="streams over a log and an index in memory")
     given = parser.parse_args()
     overrides = dict(text.split("=", 1) for text in given.set)
     settings = load_settings(None, {}, **{"port": 0, **overrides}).settings
     bundles = stub_bundles(given.folder)
     if given.only:
         bundles = {name: bundles[name] for name in given.only}
-    serve(settings, bundles, stub_canaries(bundles), lambda: _server(bundles, given.delay), _announce)
+    make_streams = (lambda: _streams(given.folder)) if given.streams else (lambda: None)
+    canaries = stub_canaries(bundles)
+    serve(settings, bundles, canaries, lambda: _server(bundles, given.delay), _announce, make_streams=make_streams)
 
 
 def _server(bundles: Mapping[str, ModelBundle], delay: float) -> InferenceServer:
     from serving.testing.stub_server import StubServer
 
     return StubServer(bundles, delay)
+
+
+def _streams(folder: Path) -> StreamServices:
+    from serving.testing.stub_streams import StubStreams
+
+    stub = StubStreams(folder / "streams")
+    stub.fill()
+    return stub.services
 
 
 def _announce(host: str, port: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -24,8 +24,12 @@ def as_detector(infer: Infer) -> Infer:
 
 def number_of(found: Detections) -> int:
     """The number whose bits were detected: class k + 1 is the k-th bit from the left of 16."""
-    bits = [int(k) - 1 for k in found.class_id if k != SQUARE]
-    return sum(1 << (BITS - 1 - bit) for bit in set(bits))
+    return number_of_bits(found.class_id.tolist())
+
+
+def number_of_bits(class_ids: Iterable[int]) -> int:
+    """The same, by the class ids alone."""
+    return sum(1 << (BITS - k) for k in set(class_ids) if k != SQUARE)
 
 
 def _folded(answer: InferResponse | ServingError) -> InferResponse | ServingError:

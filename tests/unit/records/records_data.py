@@ -160,4 +160,5 @@ streams = st.builds(
     st.sampled_from(["", "rtmp://user:{RELAY}@10.0.0.9/live/gate", "rtsp://10.0.0.9/gate"]),
     st.booleans(),
     st.sampled_from(StreamState),
+    st.booleans(),
 )

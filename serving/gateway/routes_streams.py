@@ -1,0 +1,272 @@
+"""/v1/streams: sources registered, changed and removed; their state, results by PTS, live events and mixed video.
+
+Registration is a record on `streams`, answered after its delivery report; whoever runs ingest, workers and mixers
+follows the topic. States and results come from the index. Without Kafka every route here answers 503 and the models go
+on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import Scope
+
+from serving.errors import (
+    AddressRefused,
+    IndexUnavailable,
+    NotFound,
+    ParameterInvalid,
+    SourceError,
+    StreamExists,
+    StreamsOff,
+)
+from serving.gateway.bodies import read_json
+from serving.gateway.context import RequestState, body_of, context_of, deadline_of
+from serving.gateway.routing import DirectRoute, add
+from serving.gateway.stream_bodies import (
+    changed_stream,
+    event_id,
+    events_query,
+    new_stream,
+    results_query,
+    shown_stream,
+    source_id_of,
+)
+from serving.gateway.stream_feed import EventStream
+from serving.gateway.stream_states import state_of
+from serving.gateway.streams import StreamServices
+from serving.ports_index import Latest, Page, ResultIndex
+from serving.records import StreamMessage, encode_stream
+from serving.records.streams import StreamState
+
+JSON = "application/json"
+ONE = "/v1/streams/{source_id}"
+HLS_FILE = re.compile(r"index\.m3u8|init-[0-9]{3,6}\.mp4|segment-[0-9]{5,9}\.(m4s|json)", re.ASCII)
+HLS_TYPES = {"m3u8": "application/vnd.apple.mpegurl", "mp4": "video/mp4", "m4s": "video/iso.segment", "json": JSON}
+
+
+def register(app: FastAPI) -> None:
+    """Put this file's routes into the app."""
+    for method, path, handler in (
+        ("POST", "/v1/streams", create), ("GET", "/v1/streams", streams), ("GET", ONE, stream), ("PATCH", ONE, change),
+        ("DELETE", ONE, delete), ("GET", f"{ONE}/results", results), ("GET", f"{ONE}/events", events),
+        ("GET", f"{ONE}/hls/{{file}}", hls),
+    ):  # fmt: skip
+        add(app, method, path, handler)
+    app.router.routes.append(_SlashInName("/v1/streams/{source_id:path}", _slash, include_in_schema=False))
+
+
+# -- the registry ----------------------------------------------------------------------------------------------------
+
+
+async def create(request: Request) -> Response:
+    """Register a source. The same again is answered the same; another under its name is refused."""
+    services, deadline = _services(request), deadline_of(request)
+    services.table.check_up()
+    wanted = new_stream(read_json(await body_of(request, deadline)))
+    await services.call(deadline, services.table.refresh)
+    known = services.table.get(wanted.source_id)
+    if known is not None and known.active and known != wanted:
+        raise StreamExists(f"{wanted.source_id}: another source is registered under this name")
+    if known != wanted:
+        await _check(services, deadline, wanted)
+        await services.call(deadline, lambda: services.table.write(encode_stream(wanted)))
+    headers = {"location": f"/v1/streams/{wanted.source_id}"}
+    return _json(shown_stream(wanted, services.redacted), 200 if known == wanted else 201, headers)
+
+
+async def change(request: Request) -> Response:
+    """Change some of a source's settings; ingest opens a new epoch where it reads it otherwise."""
+    services, deadline = _services(request), deadline_of(request)
+    source_id = source_id_of(request.path_params["source_id"])
+    services.table.check_up()
+    body = read_json(await body_of(request, deadline))
+    await services.call(deadline, services.table.refresh)
+    stream = changed_stream(await _registered(services, deadline, source_id), body)
+    stream = replace(stream, supervised=True)
+    await _check(services, deadline, stream)
+    await services.call(deadline, lambda: services.table.write(encode_stream(stream)))
+    return _json(shown_stream(stream, services.redacted))
+
+
+async def delete(request: Request) -> Response:
+    """Take a source away: its ingest ends and its ledger closes; its results stay for their time."""
+    services, deadline = _services(request), deadline_of(request)
+    source_id = source_id_of(request.path_params["source_id"])
+    services.table.check_up()
+    stream = await _registered(services, deadline, source_id)
+    removed = replace(stream, state=StreamState.REMOVED)
+    await services.call(deadline, lambda: services.table.write(encode_stream(removed)))
+    return Response(None, 204)
+
+
+async def streams(request: Request) -> Response:
+    """All registered sources with their states; states are null while the index is away."""
+    services, deadline = _services(request), deadline_of(request)
+    services.table.check_up()
+    found = services.table.active()
+    names = [one.source_id for one in found]
+
+    def look(index: ResultIndex) -> dict[str, Any]:
+        roles = index.states(names)
+        return {name: state_of(roles.get(name, {}), index.latest(name).age_s) for name in names}
+
+    try:
+        states = await services.ask(deadline, look)
+    except IndexUnavailable:
+        states = {}
+    rows = [shown_stream(one, services.redacted) | {"state": states.get(one.source_id)} for one in found]
+    return _json({"streams": rows})
+
+
+async def stream(request: Request) -> Response:
+    """One source: how it is read, and how it goes."""
+    services, deadline = _services(request), deadline_of(request)
+    source_id = source_id_of(request.path_params["source_id"])
+    services.table.check_up()
+    found = await _registered(services, deadline, source_id)
+
+    def look(index: ResultIndex) -> tuple[Any, Latest]:
+        return index.states([source_id])[source_id], index.latest(source_id)
+
+    roles, latest = await services.ask(deadline, look)
+    state = state_of(roles, latest.age_s)
+    document = shown_stream(found, services.redacted)
+    return _json(document | {"state": state, "roles": roles, "latest": dict(latest.documents)})
+
+
+# -- results ---------------------------------------------------------------------------------------------------------
+
+
+async def results(request: Request) -> Response:
+    """Results with from_pts_ns <= pts_ns < to_pts_ns of one epoch (the newest), in the order of their PTS."""
+    services, deadline = _services(request), deadline_of(request)
+    source_id = source_id_of(request.path_params["source_id"])
+    start, stop, epoch, limit = results_query(_query(request))
+    services.table.check_up()
+
+    def look(index: ResultIndex) -> tuple[int | None, Page]:
+        wanted = epoch if epoch is not None else max(index.epochs(source_id), default=None)
+        return wanted, Page(()) if wanted is None else index.results(source_id, wanted, start, stop, limit)
+
+    found, page = await services.ask(deadline, look)
+    if found is None or not page.documents:
+        await _heard_of(services, deadline, source_id)
+    document = {"source_id": source_id, "epoch": found, "results": list(page.documents)}
+    return _json(document | {"next_from_pts_ns": page.next_pts_ns})
+
+
+async def events(request: Request) -> Response:
+    """Results as they are recorded, as server-sent events in the order of (epoch, pts_ns)."""
+    services, deadline = _services(request), deadline_of(request)
+    context, state = context_of(request), RequestState.of(request)
+    source_id = source_id_of(request.path_params["source_id"])
+    seconds = events_query(_query(request))
+    after = event_id(state.headers.get(b"last-event-id"))
+    services.table.check_up()
+    await _heard_of(services, deadline, source_id)
+    feed = EventStream(services, source_id, after, seconds, lambda: context.draining)
+    await feed.begin(deadline)
+    return feed
+
+
+async def hls(request: Request) -> Response:
+    """A file of the mixed video: index.m3u8 and what it lists, and the table of each segment."""
+    services = _services(request)
+    source_id, name = source_id_of(request.path_params["source_id"]), request.path_params["file"]
+    if not HLS_FILE.fullmatch(name):
+        raise NotFound(
+            f"no such file of a mixed video: {name[:60]!r}", hint=f"GET /v1/streams/{source_id}/hls/index.m3u8"
+        )
+    path = services.mixed_dir / source_id / name
+    data = await services.call(deadline_of(request), lambda: _file(path))
+    if data is None:
+        raise NotFound(f"{source_id}: there is no {name}", hint="a source has mixed video with mixed: true and a mixer")
+    return Response(data, 200, {"cache-control": "no-cache"}, HLS_TYPES[name.rpartition(".")[2]])
+
+
+# -- inside ----------------------------------------------------------------------------------------------------------
+
+
+def _services(request: Request) -> StreamServices:
+    services = context_of(request).streams
+    if services is None:
+        raise StreamsOff("no Kafka is configured")
+    return services
+
+
+def _file(path: Path) -> bytes | None:
+    """A regular file in its folder; neither may be a link to somewhere else."""
+    if path.parent.is_symlink():
+        return None
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    with os.fdopen(handle, "rb") as file:
+        return file.read() if stat.S_ISREG(os.fstat(handle).st_mode) else None
+
+
+async def _registered(services: StreamServices, deadline: float, source_id: str) -> StreamMessage:
+    """An active source; one that is not known here yet may be on the log already."""
+    found = services.table.get(source_id)
+    if found is None or not found.active:
+        await services.call(deadline, services.table.refresh)
+        found = services.table.get(source_id)
+    if found is None or not found.active:
+        raise NotFound(f"no source {source_id!r} is registered", hint="GET /v1/streams lists the sources")
+    return found
+
+
+async def _heard_of(services: StreamServices, deadline: float, source_id: str) -> None:
+    """NotFound for a source that was never registered and has no results; a stranger's own ingest need not register."""
+    if services.table.get(source_id) is not None:
+        return
+    await services.call(deadline, services.table.refresh)
+    if services.table.get(source_id) is not None:
+        return
+    if services.index is None or not await services.ask(deadline, lambda index: index.epochs(source_id)):
+        raise NotFound(f"nothing is known of a source {source_id!r}", hint="GET /v1/streams lists the sources")
+
+
+async def _check(services: StreamServices, deadline: float, stream: StreamMessage) -> None:
+    try:
+        await services.check_source(deadline, stream)
+    except SourceError as error:
+        raise AddressRefused(error.message, hint=error.hint) from error
+
+
+def _query(request: Request) -> dict[str, str]:
+    pairs = request.query_params.multi_items()
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ParameterInvalid(f"{twice[0][:60]!r}: expected once")
+    return dict(pairs)
+
+
+def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(value), status, {"cache-control": "no-store", **(headers or {})}, JSON)
+
+
+class _SlashInName(DirectRoute):
+    """A name with an encoded slash would otherwise be another route's path, or none."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Only where the path as it was sent has the slash encoded."""
+        raw: bytes = scope.get("raw_path") or b""
+        return super().matches(scope) if b"%2f" in raw.lower() else (Match.NONE, {})
+
+
+async def _slash(request: Request) -> Response:
+    source_id_of(request.path_params["source_id"])
+    raise ParameterInvalid("source_id: expected no slash in a name")

@@ -1,0 +1,339 @@
+"""The stream routes over a log and an index in memory: registration, states, results, live events, mixed video."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gateway_kit import assert_problem
+from starlette.testclient import TestClient
+
+from serving.config import Settings
+from serving.errors import Unavailable
+from serving.gateway import stream_feed
+from serving.gateway.app import create_app
+from serving.gateway.catalogue import Catalogue
+from serving.gateway.stream_events import QUEUE, Event, Subscription
+from serving.gateway.stream_feed import EventStream
+from serving.gateway.stream_states import state_of
+from serving.records import StreamMessage, decode_stream
+from serving.testing.stub_bundles import stub_canaries
+from serving.testing.stub_server import StubServer
+from serving.testing.stub_streams import FRAME_NS, StubStreams
+
+CAMERA = "rtsp://{CAMERA_1_USER}:{CAMERA_1_PASSWORD}@198.51.100.7/live"
+LEAVES: dict[str, Any] = {"source_id": "leaves", "address": CAMERA, "pipelines": ["persons"]}
+
+
+@pytest.fixture
+def stub(tmp_path: Path) -> StubStreams:
+    made = StubStreams(tmp_path / "streams")
+    made.fill()
+    return made
+
+
+@pytest.fixture
+def streams(stub: StubStreams, settings: Settings, server: StubServer, catalogue: Catalogue) -> Iterator[TestClient]:
+    app = create_app(settings, server, catalogue, stub_canaries(catalogue.bundles), streams=stub.services)
+    with TestClient(app) as client:
+        while client.get("/v1/streams").status_code == 503:
+            pass  # the thread that follows the log has just begun
+        yield client
+
+
+def events_of(text: str) -> list[tuple[str, str, dict[str, Any]]]:
+    """(id, event, document) of a body of server-sent events."""
+    found = []
+    for block in text.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line and not line.startswith(":"))
+        if "id" in fields:
+            found.append((fields["id"], fields["event"], json.loads(fields["data"])))
+    return found
+
+
+# -- the registry ------------------------------------------------------------------------------------------------------
+
+
+def test_a_source_is_registered_listed_changed_and_taken_away(streams: TestClient, stub: StubStreams) -> None:
+    made = streams.post("/v1/streams", json=LEAVES | {"mixed": True})
+    assert made.status_code == 201 and made.headers["location"] == "/v1/streams/leaves"
+    assert (made.json()["mixed"], made.json()["every"], made.json()["delay_ms"]) == (True, 1, 250)
+    assert streams.post("/v1/streams", json=LEAVES | {"mixed": True}).status_code == 200, "the same again is no error"
+    assert_problem(streams.post("/v1/streams", json=LEAVES), 409, "stream_exists")
+    assert [row["source_id"] for row in streams.get("/v1/streams").json()["streams"]] == ["gate", "leaves"]
+    changed = streams.patch("/v1/streams/leaves", json={"every": 3}).json()
+    assert (changed["every"], changed["mixed"]) == (3, True), "what is not named stays"
+    assert streams.delete("/v1/streams/leaves").status_code == 204
+    assert_problem(streams.get("/v1/streams/leaves"), 404, "not_found")
+    assert_problem(streams.delete("/v1/streams/leaves"), 404, "not_found")
+    assert streams.post("/v1/streams", json=LEAVES).status_code == 201, "a name is free again"
+    last = [r for part in stub.log.topic("streams") for r in part.records if r.key == b"leaves"][-1]
+    written = decode_stream(last.key, last.value)
+    assert written is not None and written.address == CAMERA, "ingest gets the names of the secrets"
+
+
+def test_secrets_are_never_answered(streams: TestClient) -> None:
+    address = "rtsp://{CAMERA_1_USER}:{CAMERA_1_PASSWORD}@198.51.100.7/live?token={CAMERA_1_PASSWORD}"
+    made = streams.post("/v1/streams", json=LEAVES | {"address": address})
+    for answer in (made, streams.get("/v1/streams"), streams.get("/v1/streams/leaves")):
+        assert answer.is_success and "PASSWORD" not in answer.text and "198.51.100.7" in answer.text
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "file:///etc/passwd", "/etc/passwd", "../../etc/passwd", "concat:/etc/passwd|x", "subfile,,start,0,end,9,,:/x",
+        "rtsp://169.254.169.254/latest", "rtsp://10.0.0.7/live", "rtsp://[::1]/live", "rtsp://0xa.7/live",
+        "rtsp://167772167/live", "rtsp://[::ffff:10.0.0.1]/live", "gopher://198.51.100.7/x", "http://192.168.1.1/a.m3u8",
+        "rtsp://admin:hunter2@198.51.100.7/live", "rtsp://198.51.100.7/live?password=hunter2", "rtsp://", "rtsp://[bad",
+        "rtsp://{OTHER_SECRET}@198.51.100.7/", "", "rtsp://198.51.100.7:99999/live", "rtsp://a b/\n",
+    ],
+)  # fmt: skip
+def test_s6_an_address_that_ingest_must_not_open_is_refused(streams: TestClient, address: str) -> None:
+    for answer in (
+        streams.post("/v1/streams", json=LEAVES | {"address": address}),
+        streams.patch("/v1/streams/gate", json={"address": address}),
+    ):
+        body = assert_problem(answer, 422, "address_refused")
+        assert "hunter2" not in json.dumps(body)
+    assert [row["source_id"] for row in streams.get("/v1/streams").json()["streams"]] == ["gate"]
+
+
+def test_a_file_in_an_allowed_folder_is_taken(streams: TestClient, stub: StubStreams, tmp_path: Path) -> None:
+    inside = stub.clips / "a.mp4"
+    inside.write_bytes(b"")
+    assert streams.post("/v1/streams", json=LEAVES | {"address": str(inside)}).status_code == 201
+    outside = tmp_path / "b.mp4"
+    outside.write_bytes(b"")
+    (stub.clips / "link.mp4").symlink_to(outside)
+    for path in (outside, stub.clips / "link.mp4", stub.clips / ".." / ".." / "b.mp4"):
+        answer = streams.post("/v1/streams", json=LEAVES | {"source_id": "other", "address": str(path)})
+        assert_problem(answer, 422, "address_refused")
+
+
+@pytest.mark.parametrize("name", ["a/b", "x" * 300, "", ".hidden", "a b", "ä", "a\x00b"])
+def test_a_name_that_is_none_is_refused(streams: TestClient, name: str) -> None:
+    assert_problem(streams.post("/v1/streams", json=LEAVES | {"source_id": name}), 422, "parameter_invalid")
+
+
+def test_a_name_with_a_slash_or_300_characters_in_a_path_is_refused(streams: TestClient) -> None:
+    assert_problem(streams.get("/v1/streams/a%2Fb"), 422, "parameter_invalid")
+    assert_problem(streams.get("/v1/streams/" + "x" * 300), 422, "parameter_invalid")
+    assert_problem(streams.get("/v1/streams/nobody"), 404, "not_found")
+    assert_problem(streams.get("/v1/streams/nobody/results"), 404, "not_found")
+    assert_problem(streams.get("/v1/streams/nobody/events"), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "body", [{"every": 0}, {"every": "2"}, {"unknown": 1}, {"pipelines": []}, {"roi": "1,2"}, {"delay_ms": -1},
+             {"pipelines": "persons"}, {"mixed": 1}, {"state": "removed"}, {"publish": "http://198.51.100.7/"}],
+)  # fmt: skip
+def test_a_setting_that_is_none_is_refused(streams: TestClient, body: dict[str, Any]) -> None:
+    for answer in (streams.post("/v1/streams", json=LEAVES | body), streams.patch("/v1/streams/gate", json=body)):
+        assert answer.status_code == 422 and answer.json()["code"] in ("parameter_invalid", "address_refused")
+
+
+# -- states ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_state_is_what_the_roles_say(streams: TestClient, stub: StubStreams) -> None:
+    stub.index.put_state("worker", "gate", {"fps_analysed": 12, "analysed": 99})
+    stub.index.put_state("mixer", "gate", {"epoch": 1, "shown": 90, "late": 1, "missing": 2, "mismatched": 0})
+    balance = {"epoch": 1, "accepted": 100, "results": 95, "dropped": {"stale": 3}, "dead": {}, "in_flight": 2}
+    stub.index.put_state("accountant", "gate", balance)
+    answer = streams.get("/v1/streams/gate").json()
+    state = answer["state"]
+    assert (state["running"], state["epoch"], state["fps_in"], state["fps_analysed"]) == (True, 1, 25.0, 12)
+    assert state["drops"] == {"stale": 3} and state["balance"] == {"accepted": 100, "results": 95, "in_flight": 2}
+    assert state["alignment"] == {"aligned": True, "shown": 90, "late": 1, "missing": 2, "mismatched": 0}
+    assert 0 <= state["last_result_age_s"] < 60
+    assert answer["latest"]["persons"]["pts_ns"] == 9 * FRAME_NS
+    (row,) = streams.get("/v1/streams").json()["streams"]
+    assert row["state"]["drops"] == {"stale": 3}
+    stub.index.put_state("mixer", "gate", {"epoch": 1, "shown": 90, "late": 1, "missing": 2, "mismatched": 1})
+    assert streams.get("/v1/streams/gate").json()["state"]["alignment"]["aligned"] is False
+
+
+def test_what_no_role_says_is_null() -> None:
+    state = state_of({})
+    assert state["running"] is False and state["epoch"] is None and state["fps_in"] is None
+    assert state["alignment"]["aligned"] is None and state["drops"] == {}
+    assert state_of({"ingest": {"fps_in": "x", "epoch": True, "connected": True}})["fps_in"] is None
+
+
+def test_without_kafka_the_routes_say_so_and_the_models_go_on(client: TestClient) -> None:
+    for answer in (client.get("/v1/streams"), client.post("/v1/streams", json=LEAVES), client.delete("/v1/streams/a")):
+        assert_problem(answer, 503, "streams_off")
+    assert client.get("/v1/models").is_success
+
+
+def test_an_index_that_is_away_costs_states_and_results_only(streams: TestClient, stub: StubStreams) -> None:
+    class Away:
+        def __getattr__(self, name: str) -> Any:
+            raise Unavailable("redis: away")
+
+        def close(self) -> None: ...
+
+    stub.services.index = Away()  # type: ignore[assignment]
+    (row,) = streams.get("/v1/streams").json()["streams"]
+    assert row["state"] is None
+    assert_problem(streams.get("/v1/streams/gate/results"), 503, "index_unavailable")
+    assert_problem(streams.get("/v1/streams/gate"), 503, "index_unavailable")
+    assert streams.post("/v1/streams", json=LEAVES).status_code == 201
+
+
+# -- results -----------------------------------------------------------------------------------------------------------
+
+
+def test_results_of_a_range_are_half_open_and_in_the_order_of_their_pts(streams: TestClient) -> None:
+    url = "/v1/streams/gate/results"
+    got = streams.get(url, params={"from_pts_ns": 2 * FRAME_NS, "to_pts_ns": 5 * FRAME_NS}).json()
+    assert got["epoch"] == 1 and got["next_from_pts_ns"] is None
+    assert [document["pts_ns"] for document in got["results"]] == [2 * FRAME_NS, 3 * FRAME_NS, 4 * FRAME_NS]
+    assert streams.get(url, params={"from_pts_ns": FRAME_NS, "to_pts_ns": FRAME_NS}).json()["results"] == []
+    assert streams.get(url, params={"epoch": 7}).json()["results"] == []
+
+
+def test_pages_join_without_a_gap_or_a_repeat(streams: TestClient) -> None:
+    found, start = [], 0
+    while start is not None:
+        page = streams.get("/v1/streams/gate/results", params={"from_pts_ns": start, "limit": 3}).json()
+        found += [document["pts_ns"] for document in page["results"]]
+        start = page["next_from_pts_ns"]
+    assert found == [n * FRAME_NS for n in range(10)]
+
+
+def test_the_newest_epoch_is_the_default(streams: TestClient, stub: StubStreams) -> None:
+    stub.recorded("gate", [(0, "persons")], epoch=2, indexed=True)
+    assert streams.get("/v1/streams/gate/results").json()["epoch"] == 2
+    assert len(streams.get("/v1/streams/gate/results", params={"epoch": 1}).json()["results"]) == 10
+
+
+@pytest.mark.parametrize(
+    "query", ["from_pts_ns=-1", "from_pts_ns=1.5", "to_pts_ns=9223372036854775808", "epoch=0", "limit=0", "limit=1001",
+              "unknown=1", "epoch=1&epoch=2", "from_pts_ns=%D9%A1"],
+)  # fmt: skip
+def test_a_range_that_is_none_is_refused(streams: TestClient, query: str) -> None:
+    assert_problem(streams.get(f"/v1/streams/gate/results?{query}"), 422, "parameter_invalid")
+
+
+# -- live events -------------------------------------------------------------------------------------------------------
+
+
+def test_events_come_keyed_once_and_ordered_by_pts(streams: TestClient, stub: StubStreams) -> None:
+    """Written out of order by two workers, one forged: each recorded result once, in the order of (epoch, pts_ns)."""
+    started = stub.services.hub.subscribe
+    written: list[Any] = []
+
+    def subscribe(source_id: str) -> Subscription:
+        made = started(source_id)
+        asyncio.get_running_loop().call_later(0.6, write)
+        return made
+
+    def write() -> None:
+        written.extend(stub.recorded("gate", [(12, "persons"), (11, "persons"), (10, "persons"), (10, "faces")]))
+        stub.forged("gate", 13, "persons")
+
+    stub.services.hub.subscribe = subscribe  # type: ignore[method-assign]
+    answer = streams.get("/v1/streams/gate/events", params={"seconds": 3})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    found = events_of(answer.text)
+    assert [name for name, _, _ in found] == [
+        f"1/{10 * FRAME_NS}/faces", f"1/{10 * FRAME_NS}/persons", f"1/{11 * FRAME_NS}/persons",
+        f"1/{12 * FRAME_NS}/persons",
+    ]  # fmt: skip
+    assert all(kind == "result" for _, kind, _ in found)
+    assert {json.dumps(document, sort_keys=True) for _, _, document in found} == {
+        json.dumps(document, sort_keys=True) for document in written
+    }
+
+
+def test_a_subscriber_that_comes_back_misses_nothing(streams: TestClient) -> None:
+    headers = {"last-event-id": f"1/{6 * FRAME_NS}/persons"}
+    answer = streams.get("/v1/streams/gate/events", params={"seconds": 2}, headers=headers)
+    assert [name for name, _, _ in events_of(answer.text)] == [f"1/{n * FRAME_NS}/persons" for n in (7, 8, 9)]
+    refused = streams.get("/v1/streams/gate/events", headers={"last-event-id": "yesterday"})
+    assert_problem(refused, 422, "parameter_invalid")
+
+
+def test_f6_a_subscriber_that_takes_nothing_is_cut(stub: StubStreams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stalled one is cut after STALL_S; one beside it gets everything."""
+    monkeypatch.setattr(stream_feed, "STALL_S", 0.3)
+    assert stream_feed.HEARTBEAT_S < 10, "a stalled subscriber of a quiet source is noticed as well"
+    aborted: list[float] = []
+
+    async def scene() -> list[bytes]:
+        loop = asyncio.get_running_loop()
+        taken: list[bytes] = []
+
+        async def stalled(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                await asyncio.sleep(3600)
+
+        async def well(message: Any) -> None:
+            taken.append(message.get("body", b""))
+
+        async def receive() -> Any:
+            await asyncio.sleep(3600)
+
+        async def answer(send: Any) -> None:
+            feed = EventStream(stub.services, "gate", None, 2, lambda: False)
+            await feed.begin(loop.time() + 5)
+            scope = {"type": "http", "lockstep.abort": lambda: aborted.append(loop.time() - began)}
+            await feed(scope, receive, send)
+
+        stub.services.table.start()
+        began = loop.time()
+        both = asyncio.gather(answer(stalled), answer(well))
+        await asyncio.sleep(0.5)
+        stub.recorded("gate", [(n, "persons") for n in range(20, 25)])
+        await both
+        return taken
+
+    taken = asyncio.run(scene())
+    assert len(aborted) == 1 and aborted[0] < 1.5
+    assert [name for name, _, _ in events_of(b"".join(taken).decode())] == [
+        f"1/{n * FRAME_NS}/persons" for n in range(20, 25)
+    ]
+    stub.services.close()
+
+
+def test_the_queue_of_a_subscriber_is_bounded() -> None:
+    async def scene() -> Subscription:
+        subscription = Subscription("gate")
+        document = {"epoch": 1, "pts_ns": 0, "pipeline": "p"}
+        subscription.put([Event.of(document | {"pts_ns": n}) for n in range(QUEUE + 5)])
+        return subscription
+
+    subscription = asyncio.run(scene())
+    assert subscription.overflow and subscription.queue.qsize() == QUEUE
+
+
+# -- mixed video -------------------------------------------------------------------------------------------------------
+
+
+def test_the_mixed_video_is_served_and_nothing_else(streams: TestClient, stub: StubStreams, tmp_path: Path) -> None:
+    got = streams.get("/v1/streams/gate/hls/index.m3u8")
+    assert got.text.startswith("#EXTM3U") and got.headers["content-type"] == "application/vnd.apple.mpegurl"
+    (tmp_path / "secret").write_text("secret")
+    (stub.mixed / "gate" / "segment-00001.m4s").symlink_to(tmp_path / "secret")
+    (stub.mixed / "gate" / "other.txt").write_text("x")
+    (stub.mixed / "link").symlink_to(tmp_path)
+    (tmp_path / "index.m3u8").write_text("#EXTM3U")
+    for path in (
+        "gate/hls/segment-00001.m4s", "gate/hls/segment-00002.m4s", "gate/hls/other.txt", "link/hls/index.m3u8",
+        "gate/hls/..%2f..%2fsecret", "gate/hls/%2e%2e", "nobody/hls/index.m3u8",
+    ):  # fmt: skip
+        assert streams.get(f"/v1/streams/{path}").status_code in (404, 422), path
+
+
+def test_a_registered_source_may_be_read_by_its_own_process(streams: TestClient, stub: StubStreams) -> None:
+    stub.register(StreamMessage("own", "rtsp://10.0.0.7/", ("persons",), supervised=False))
+    deadline = 100
+    while streams.get("/v1/streams/own").status_code != 200 and deadline:
+        deadline -= 1
+    assert streams.get("/v1/streams/own").json()["source_id"] == "own"
