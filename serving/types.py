@@ -104,7 +104,8 @@ class Detections(TaskResult):
 
     xyxy: float32 [n, 4] in source pixels; confidence: float32 [n] in 0..1; class_id: int64 [n];
     tracker_id: int64 [n] or None where nothing was tracked; runner_up: float32 [n] or None, the confidence of the best
-    box that each one suppressed (0 where it suppressed none): how close non-maximum suppression was to another choice.
+    box that each one suppressed (0 where it suppressed none): how close non-maximum suppression was to another choice;
+    appearance: float32 [n, d] or None, an embedding of each box for trackers, in no document.
     """
 
     xyxy: FloatArray
@@ -112,10 +113,12 @@ class Detections(TaskResult):
     class_id: IntArray
     tracker_id: IntArray | None = None
     runner_up: FloatArray | None = None
+    appearance: FloatArray | None = None
 
     def __post_init__(self) -> None:
-        n, ids, second = len(self.xyxy), self.tracker_id, self.runner_up
+        n, ids, second, looks = len(self.xyxy), self.tracker_id, self.runner_up, self.appearance
         fits = self.xyxy.shape == (n, 4) and self.confidence.shape == (n,) == self.class_id.shape
+        fits = fits and (looks is None or looks.shape[:1] == (n,))
         if fits and (ids is None or ids.shape == (n,)) and (second is None or second.shape == (n,)):
             return  # making the messages below costs more than the check, and streams make this for every frame
         _expect(self.xyxy.shape == (n, 4), "Detections.xyxy", "shape [n, 4]", self.xyxy.shape)
@@ -124,6 +127,7 @@ class Detections(TaskResult):
         for name in ("tracker_id", "runner_up"):
             column = getattr(self, name)
             _expect(column is None or column.shape == (n,), f"Detections.{name}", f"shape [{n}]", np.shape(column))
+        _expect(looks is None or len(looks) == n, "Detections.appearance", f"{n} rows", "another number")
 
     def __len__(self) -> int:
         return len(self.xyxy)

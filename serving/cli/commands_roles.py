@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
 def worker(
     model: Models,
     track: Annotated[str, typer.Option(help="tracker of sources that nobody registered, such as bytetrack")] = "",
+    reid: Annotated[str, typer.Option(help="a published embedding model, for sources tracked by deepsort")] = "",
     triton: Annotated[str, typer.Option(help="grpc://host:port, or embedded: infer through Triton")] = "",
     max_batch: Annotated[int, typer.Option(min=0, max=1024, help="frames to a model at once; 0: its own most")] = 0,
     member: Member = "", metrics_port: MetricsPort = None, repository: Repository = None, kafka: Kafka = None,
@@ -41,8 +42,9 @@ def worker(
     from serving.roles.main_worker import WorkerOptions, run_worker
 
     settings = settings_from(config, repository=repository, kafka=kafka, role_metrics_port=metrics_port)
-    with stream_models(settings, model, triton) as open_model:
-        role = run_worker(settings, WorkerOptions(tuple(model), track, member, max_batch), open_model)
+    options = WorkerOptions(tuple(model), track, member, max_batch, reid)
+    with stream_models(settings, [*model, *([reid] if reid else [])], triton) as open_model:
+        role = run_worker(settings, options, open_model)
     say(f"worker ended: {dict(role.counters)}")
 
 

@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 def run(
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="file, folder, address, or NAME=ADDRESS")],
     model: Annotated[list[str], typer.Option("--model", "-m", help="a published model; several are several pipelines")],
-    track: Annotated[str, typer.Option(help="bytetrack")] = "",
+    track: Annotated[str, typer.Option(help="bytetrack, ocsort, or deepsort (with --reid)")] = "",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="mixed video: .mp4, or a folder: HLS")] = None,
     results: Annotated[Path | None, typer.Option(help="JSON Lines, one for each frame and model")] = None,
     webvtt: Annotated[Path | None, typer.Option(help="metadata track of the mixed video")] = None,
@@ -43,6 +43,9 @@ def run(
     transport: Annotated[str, typer.Option(help="jpeg: pictures as the log carries them")] = "",
     triton: Annotated[str, typer.Option(help="grpc://host:port, or embedded: infer through Triton")] = "",
     metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="serve /metrics on loopback")] = None,
+    reid: Annotated[str, typer.Option(help="a published embedding model: what boxes look like, for deepsort")] = "",
+    events: Annotated[Path | None, typer.Option(help="track events as JSON Lines: appear, leave, zones, lines")] = None,
+    event_rules: Annotated[Path | None, typer.Option(help="zones, lines and debounce of --events (YAML)")] = None,
     repository: Repository = None, config: Config = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Video through models to a mixed video and results, each result on the frame it was computed from."""
@@ -53,8 +56,9 @@ def run(
     options = RunOptions(
         tuple(sources), tuple(model), track, output, results, webvtt, sheet, every, roi, mask, timeout, draw_threshold,
         banner, scenario, delay_ms, fill, assume_fps, threads, transport, metrics_port,
+        reid=reid, events=events, event_rules=event_rules,
     )  # fmt: skip
-    with stream_models(settings, options.models, triton) as open_model:
+    with stream_models(settings, [*options.models, *([reid] if reid else [])], triton) as open_model:
         summary = run_streams(options, open_model, progress())
     print_json(summary.to_document()) if json else print(summary.text())
     if not summary.ok:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from serving.adapters.trackers import TRACKERS
 from serving.clock import SystemClock
 from serving.config import Settings
 from serving.errors import EngineFailed, ParameterInvalid
@@ -25,24 +24,28 @@ from serving.roles.registered import Registered
 from serving.roles.sources import words
 from serving.roles.transport import LogTransport
 from serving.roles.worker import LogWorker
-from serving.streams.main import OpenModel
+from serving.streams.main import OpenModel, open_looks
 from serving.streams.sessions import gives_boxes, session_of
 from serving.streams.worker import Pipeline, Worker
 from serving.tasks import task_named
+from serving.trackers import TRACKERS, check_track, trackers
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """track: of sources that nobody registered. member: for static membership. max_batch: 0, what the models allow."""
+    """track: of sources that nobody registered. member: for static membership. max_batch: 0, what the models allow.
+
+    reid: an embedding model, for sources whose tracker compares appearances.
+    """
 
     models: tuple[str, ...]
     track: str = ""
     member: str = ""
     max_batch: int = 0
+    reid: str = ""
 
     def __post_init__(self) -> None:
-        if self.track and self.track not in TRACKERS:
-            raise ParameterInvalid(f"--track: expected one of {', '.join(TRACKERS)}, got {self.track}")
+        check_track("--track", self.track, self.reid)
         if len(set(self.models)) != len(self.models) or not self.models:
             raise ParameterInvalid(f"--model: expected different models, at least one, got {self.models}")
 
@@ -54,7 +57,7 @@ def run_worker(settings: Settings, options: WorkerOptions, open_model: OpenModel
     monitor = RoleMonitor("worker", clock, names.prefix)
     with ExitStack() as stack:
         pipelines, most = _pipelines(options, open_model, stack)
-        regions = SourceRegions(TRACKERS, partial(_may_read, settings))
+        regions = SourceRegions(trackers(options.reid), partial(_may_read, settings))
         index = open_index(settings)
         if index is not None:
             stack.callback(index.close)
@@ -72,6 +75,7 @@ def run_worker(settings: Settings, options: WorkerOptions, open_model: OpenModel
 def _pipelines(options: WorkerOptions, open_model: OpenModel, stack: ExitStack) -> tuple[list[Pipeline], int]:
     """The models as pipelines, and the largest batch that all of them take."""
     pipelines, most = [], []
+    looks = open_looks(options.reid, open_model, stack) if options.reid else None
     for name in options.models:
         opened = open_model(name)
         stack.callback(opened.close)
@@ -90,6 +94,7 @@ def _pipelines(options: WorkerOptions, open_model: OpenModel, stack: ExitStack) 
                 certificate_id=bundle.certificate_id,
                 new_session=session_of(task, bundle.spec, {}),
                 session_last=getattr(task, "follows_tracks", False),
+                looks=looks,
             )
         )
     return pipelines, min(options.max_batch or max(most), *most)

@@ -54,7 +54,9 @@ class SourceRegions(Mapping[str, Region]):
     def _region(self, stream: StreamMessage) -> Region:
         if stream.track and stream.track not in self._trackers:
             known = ", ".join(sorted(self._trackers))
-            raise ParameterInvalid(f"streams.track of {stream.source_id}: expected one of {known}, got {stream.track}")
+            more = "" if "deepsort" in self._trackers else " (deepsort: with a worker that was given --reid)"
+            about = f"streams.track of {stream.source_id}"
+            raise ParameterInvalid(f"{about}: expected one of {known}{more}, got {stream.track}")
         mask = self._mask(stream, Path(stream.mask)) if stream.mask else None
         parameters = {"scenario": stream.scenario} if stream.scenario else {}
         return Region(stream.roi, mask, parameters, self._trackers[stream.track] if stream.track else None)

@@ -13,7 +13,6 @@ from typing import TextIO
 
 import cv2
 
-from serving.adapters.trackers import TRACKERS
 from serving.adapters.triton import TritonServer
 from serving.adapters.video import AddressSource, HlsWriter, Mp4Writer, ReaderOptions
 from serving.adapters.video.address import path_of, scheme_of
@@ -27,7 +26,9 @@ from serving.metrics import Metrics
 from serving.pipelines import PipelineModel
 from serving.preprocess.jpeg import JpegCodec
 from serving.served_model import ServedModel
+from serving.streams.appearance import Appearance, Looks
 from serving.streams.drawing import Drawing
+from serving.streams.event_lines import EventLines
 from serving.streams.ingest import ReconnectRules
 from serving.streams.lines import WebVtt, describe
 from serving.streams.metrics_page import metrics_page
@@ -40,6 +41,9 @@ from serving.streams.source_run import SourceJob
 from serving.streams.summary import RunSummary
 from serving.streams.worker import Infer, Pipeline, Region
 from serving.tasks import task_named
+from serving.trackers import TRACKERS, check_reid, check_track
+from serving.tracking.events import EventRules
+from serving.tracking.rules_file import read_rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,9 @@ class RunOptions:
 
     sources: addresses, or NAME=ADDRESS. output: .mp4, or a folder (or .m3u8 in one) for HLS. timeout_s: a live source
     without a picture for so long ends. draw_threshold: boxes below it are not drawn; it removes nothing from results.
-    transport: "" or "jpeg" (pictures as the log carries them). metrics_port: serve /metrics on loopback, 0 for any.
+    transport: "" or "jpeg" (pictures as the log carries them). reid: an embedding model, for trackers that compare
+    appearances. events: JSON Lines of track events, by the zones and lines of event_rules (YAML). metrics_port: serve
+    /metrics on loopback, 0 for any.
     """
 
     sources: tuple[str, ...]
@@ -96,12 +102,16 @@ class RunOptions:
     transport: str = ""
     metrics_port: int | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
+    reid: str = ""
+    events: Path | None = None
+    event_rules: Path | None = None
 
     def __post_init__(self) -> None:
         checks: Sequence[tuple[str, bool, str]] = (
             ("SOURCE", bool(self.sources), "at least one source"),
             ("--model", bool(self.models), "at least one model"),
-            ("--track", self.track in ("", *TRACKERS), f"one of {', '.join(TRACKERS)}"),
+            ("--events", self.events is None or bool(self.track), "a tracker: --track bytetrack"),
+            ("--event-rules", self.event_rules is None or self.events is not None, "--events FILE as well"),
             ("--output", _is_output(self.output), "NAME.mp4, or a folder (or an .m3u8 in one) for HLS"),
             ("--every", self.every >= 1, "1 or more"),
             ("--draw-threshold", 0 <= self.draw_threshold <= 1, "0 to 1"),
@@ -112,6 +122,7 @@ class RunOptions:
         for name, good, expected in checks:
             if not good:
                 raise ParameterInvalid(f"{name}: expected {expected}")
+        check_track("--track", self.track, self.reid)
 
 
 def _is_output(path: Path | None) -> bool:
@@ -124,7 +135,8 @@ def run_streams(options: RunOptions, open_model: OpenModel, on_progress: OnProgr
     with ExitStack() as stack:
         if options.metrics_port is not None:
             stack.enter_context(metrics_page(metrics.metrics, options.metrics_port))
-        pipelines = [_pipeline(name, options, open_model, stack) for name in options.models]
+        looks = _looks(options, open_model, stack)
+        pipelines = [_pipeline(name, options, open_model, stack, looks) for name in options.models]
         jobs = _jobs(options, {p.name: p.labels for p in pipelines}, stack)
         transport: PictureCodec | None = JpegCodec() if options.transport else None
         settings = _settings(options, jobs)
@@ -146,7 +158,19 @@ def _settings(options: RunOptions, jobs: Sequence[SourceJob]) -> RunSettings:
     )
 
 
-def _pipeline(name: str, options: RunOptions, open_model: OpenModel, stack: ExitStack) -> Pipeline:
+def _looks(options: RunOptions, open_model: OpenModel, stack: ExitStack) -> Looks | None:
+    return open_looks(options.reid, open_model, stack) if options.reid else None
+
+
+def open_looks(reid: str, open_model: OpenModel, stack: ExitStack) -> Looks:
+    """The model that tells what boxes look like. Raises ParameterInvalid where it gives no embedding."""
+    model = open_model(reid)
+    stack.callback(model.close)
+    check_reid(reid, model.bundle.spec.task)
+    return Appearance(model.infer)
+
+
+def _pipeline(name: str, options: RunOptions, open_model: OpenModel, stack: ExitStack, looks: Looks | None) -> Pipeline:
     model = open_model(name)
     stack.callback(model.close)
     bundle, task = model.bundle, task_named(model.bundle.spec.task)
@@ -164,6 +188,7 @@ def _pipeline(name: str, options: RunOptions, open_model: OpenModel, stack: Exit
         certificate_id=bundle.certificate_id,
         new_session=session_of(task, bundle.spec, given),
         session_last=getattr(task, "follows_tracks", False),
+        looks=looks,
     )
 
 
@@ -188,9 +213,20 @@ def _jobs(options: RunOptions, labels: Mapping[str, Sequence[str]], stack: ExitS
                 sheet=ContactSheet() if options.sheet else None,
                 region=region,
                 mixed=options.output is not None,
+                events=_events(options, name, labels, stack),
             )
         )
     return jobs
+
+
+def _events(options: RunOptions, name: str, labels: Mapping[str, Sequence[str]], stack: ExitStack) -> EventLines | None:
+    file = _open(options.events, name, options, stack)
+    if file is None:
+        return None
+    rules = read_rules(options.event_rules) if options.event_rules else EventRules()
+    lines = EventLines(name, rules, labels, file)
+    stack.callback(lines.close)
+    return lines
 
 
 def _writers(options: RunOptions, name: str, address: str) -> Callable[[OutputStream], list[VideoWriter]]:

@@ -14,6 +14,7 @@ import numpy as np
 from serving.frames import Frame
 from serving.ports import Tracker
 from serving.spec import ModelSpec
+from serving.streams.appearance import Looks
 from serving.tasks.base import Session, Stateful, Task
 from serving.types import Detections, PixelArray, TaskResult
 
@@ -37,18 +38,23 @@ def gives_boxes(task: Task, spec: ModelSpec) -> bool:
 class TrackerSession:
     """A tracker as a session: boxes get track ids, other results pass.
 
+    looks: asked about each frame's boxes for a tracker that compares appearances, unless they carry one already.
     first_id: added to every id. A tracker that begins within an epoch, because another worker had the source before,
     gives no id a second time.
     """
 
     tracker: Tracker
     first_id: int = 0
+    looks: Looks | None = None
 
     def update(self, result: TaskResult, pts_ns: int, picture: PixelArray) -> TaskResult:
         """See `serving.ports.Tracker.update`."""
         if not isinstance(result, Detections):
             return result
-        ids = self.tracker.update(result, pts_ns).tracker_id
+        asked = result
+        if self.looks is not None and result.appearance is None:
+            asked = replace(result, appearance=self.looks(picture, result))
+        ids = self.tracker.update(asked, pts_ns).tracker_id
         if self.first_id and ids is not None:
             ids = np.where(ids >= 0, ids + self.first_id, ids).astype(np.int64)
         return replace(result, tracker_id=ids)  # what else a task says of its boxes stays

@@ -31,6 +31,7 @@ from serving.clock import Clock
 from serving.frames import DropReason, Frame, FrameRecord, Posting, StreamInfo
 from serving.media import OutputSummary, VideoSource
 from serving.streams.drawing import Draw
+from serving.streams.event_lines import EventLines
 from serving.streams.ingest import IngestStage, ReconnectRules
 from serving.streams.lines import ResultLines
 from serving.streams.mix_role import MakeWriters, MixRole, Observer, ShownSink
@@ -56,6 +57,7 @@ class SourceJob:
     sheet: ContactSheet | None = None
     region: Region = field(default_factory=Region)
     mixed: bool = True
+    events: EventLines | None = None
 
 
 class StreamSettings(Protocol):
@@ -227,6 +229,8 @@ class SourceRun:
             for record in frames:
                 role.frame(record, clock.monotonic_ns())
             for posting in postings:
+                if self.job.events is not None:
+                    self.job.events.take(posting)
                 role.post(posting, clock.monotonic_ns())
             role.poll(clock.monotonic_ns())
             if over:

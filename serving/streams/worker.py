@@ -16,6 +16,7 @@ from serving.align import payload_hash
 from serving.errors import DeadlineExceeded, EngineFailed, Overloaded, ParameterInvalid, ServingError, Unavailable
 from serving.frames import DeadReason, DropReason, Frame, FrameResult, Outcome, PictureCodec, Posting
 from serving.ports import Tracker
+from serving.streams.appearance import Looks
 from serving.streams.sessions import NewSession, Sessions, TrackerSession
 from serving.tasks.base import Infer as Infer
 from serving.tasks.base import Session, ShapesRequests
@@ -30,7 +31,8 @@ class Pipeline:
     """One model on streams. `document` gives the fields of a result line (docs/results.schema.json).
 
     new_session: for a task that remembers (`sessions.session_of`); new_tracker: for boxes. Where both are given, the
-    tracker sees what the session returned; session_last: the session sees what the tracker returned.
+    tracker sees what the session returned; session_last: the session sees what the tracker returned. looks: what boxes
+    look like, for trackers that compare appearances.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Pipeline:
     certificate_id: str = ""
     new_session: NewSession | None = None
     session_last: bool = False
+    looks: Looks | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +155,7 @@ class Worker:
         frame, new_tracker = ready.frame, ready.region.new_tracker or pipeline.new_tracker
         new = [pipeline.new_session] if pipeline.new_session is not None else []
         if new_tracker is not None:
-            new.append(lambda: TrackerSession(new_tracker(), self._first_id(frame)))
+            new.append(lambda: TrackerSession(new_tracker(), self._first_id(frame), pipeline.looks))
         if pipeline.session_last:
             new.reverse()
         return self._sessions.of(frame, pipeline.name, new)

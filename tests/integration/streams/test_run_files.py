@@ -19,7 +19,6 @@ from stream_helpers import (  # type: ignore[import-not-found]
     run_one,
 )
 
-from serving.adapters.trackers import ByteTrack
 from serving.adapters.video import AddressSource, clips
 from serving.adapters.video.clips import ClipSpec
 from serving.errors import EngineFailed, ServingError, StorageFailed, Unavailable
@@ -27,6 +26,7 @@ from serving.frames import Origin
 from serving.media import PictureSeen, StreamOpened
 from serving.streams.run import RunSettings
 from serving.testing.ts_surgery import Stamps, restamp
+from serving.tracking.bytetrack import ByteTrack
 from serving.types import InferRequest, InferResponse
 
 Make = Callable[..., Path]

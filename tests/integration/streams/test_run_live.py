@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 from stream_helpers import box_of, level_model, pipeline, run_one  # type: ignore[import-not-found]
 
-from serving.adapters.trackers import ByteTrack
 from serving.errors import ServingError, SourceInvalid, SourceStalled, SourceUnreachable
 from serving.frames import Origin, StreamInfo
 from serving.streams.ingest import ReconnectRules
 from serving.streams.run import RunSettings
 from serving.testing.list_source import Connection, ListReader, ListSource, steady
+from serving.tracking.bytetrack import ByteTrack
 from serving.types import InferRequest, InferResponse, PixelArray
 
 QUICK = RunSettings(rules=ReconnectRules(first_s=0.02, most_s=0.05, lease_s=0.4))

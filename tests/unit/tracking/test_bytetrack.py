@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from serving.adapters.trackers import ByteTrack, TrackSettings
+from serving.testing import tracker_bench
+from serving.tracking.bytetrack import ByteTrack, TrackSettings
 from serving.types import Detections
 
 MS = 1_000_000
@@ -83,3 +84,15 @@ def test_time_never_goes_back() -> None:
 def test_no_box_is_a_normal_answer() -> None:
     found = ByteTrack().update(Detections.empty(), 0)
     assert len(found) == 0 and found.tracker_id is not None
+
+
+def test_the_cost_of_a_tracker_is_measured_on_tracks_it_holds() -> None:
+    """No bound here: times belong to the bench, which must not measure a tracker that tracks nothing."""
+    assert tracker_bench.cost_ms(ByteTrack(), 5, frames=20, warm=5) > 0
+
+    class Idle:
+        def update(self, detections: Detections, pts_ns: int) -> Detections:
+            return detections
+
+    with pytest.raises(RuntimeError, match="5 objects"):
+        tracker_bench.cost_ms(Idle(), 5, frames=5, warm=1)
