@@ -74,7 +74,7 @@ async def create(request: Request) -> Response:
     services, deadline = _services(request), deadline_of(request)
     services.table.check_up()
     wanted = new_stream(read_json(await body_of(request, deadline)))
-    await services.call(deadline, services.table.refresh)
+    await services.call(deadline, lambda: services.table.refresh(wanted.source_id))
     known = services.table.get(wanted.source_id)
     if known is not None and known.active and known != wanted:
         raise StreamExists(f"{wanted.source_id}: another source is registered under this name")
@@ -91,7 +91,7 @@ async def change(request: Request) -> Response:
     source_id = source_id_of(request.path_params["source_id"])
     services.table.check_up()
     body = read_json(await body_of(request, deadline))
-    await services.call(deadline, services.table.refresh)
+    await services.call(deadline, lambda: services.table.refresh(source_id))
     stream = changed_stream(await _registered(services, deadline, source_id), body)
     stream = replace(stream, supervised=True)
     await _check(services, deadline, stream)
@@ -221,7 +221,7 @@ async def _registered(services: StreamServices, deadline: float, source_id: str)
     """An active source; one that is not known here yet may be on the log already."""
     found = services.table.get(source_id)
     if found is None or not found.active:
-        await services.call(deadline, services.table.refresh)
+        await services.call(deadline, lambda: services.table.refresh(source_id))
         found = services.table.get(source_id)
     if found is None or not found.active:
         raise NotFound(f"no source {source_id!r} is registered", hint="GET /v1/streams lists the sources")
@@ -232,7 +232,7 @@ async def _heard_of(services: StreamServices, deadline: float, source_id: str) -
     """NotFound for a source that was never registered and has no results; a stranger's own ingest need not register."""
     if services.table.get(source_id) is not None:
         return
-    await services.call(deadline, services.table.refresh)
+    await services.call(deadline, lambda: services.table.refresh(source_id))
     if services.table.get(source_id) is not None:
         return
     if services.index is None or not await services.ask(deadline, lambda index: index.epochs(source_id)):

@@ -8,9 +8,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping, Sequence
 
 from serving.clock import NS_PER_S, Clock
 from serving.errors import LockstepError, LogError, LogFull, LogUnavailable, RecordInvalid, StreamsUnavailable
+from serving.murmur2 import partition_of
 from serving.ports_log import Delivery, LogProducer, LogReader, NewRecord, RecordLog, TopicPartition
 from serving.records import Encoded, StreamMessage, decode_stream
 
@@ -20,6 +22,8 @@ LOOK_S = 0.1
 FRESH_NS = 10 * NS_PER_S
 ANSWER_S = 2.0
 WRITE_S = 4.0
+FIRST_S = 20.0
+ALIVE_S = 1.0
 
 
 class StreamTable:
@@ -66,11 +70,12 @@ class StreamTable:
         """The sources that are to be read, by name."""
         return sorted((s for s in list(self._known.values()) if s.active), key=lambda stream: stream.source_id)
 
-    def refresh(self) -> None:
-        """Read to the present end; blocks up to about two seconds. Raises StreamsUnavailable."""
+    def refresh(self, source_id: str) -> None:
+        """Read what the log has of one source; blocks up to about two seconds. Raises StreamsUnavailable."""
         try:
             with self._reading:
-                self._catch_up(ANSWER_S)
+                number = partition_of(source_id.encode(), len(self._places) or self._log.partitions(self._topic))
+                self._catch_up([TopicPartition(self._topic, number)], ANSWER_S)
         except LogError as error:
             raise StreamsUnavailable(f"{self._topic}: {error}") from error
 
@@ -89,18 +94,27 @@ class StreamTable:
                 raise LogUnavailable("the record was not acknowledged in time")
             if reports[0].error is not None:
                 raise reports[0].error
+            with self._reading:
+                place = TopicPartition(self._topic, reports[0].partition)
+                self._read_to({place: reports[0].offset + 1}, ANSWER_S)
         except (LogError, LogFull) as error:
             raise StreamsUnavailable(f"{self._topic}: {error}") from error
-        self.refresh()
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        told = False
+        """Follow the log. Asking for its end costs a request a partition, which waits behind the fetch that is open; so
+        that is done once, and then one request a second says whether the log answers."""
+        told, asked = False, 0.0
         while not self._stop.is_set():
             try:
                 with self._reading:
-                    self._catch_up(ANSWER_S)
+                    if not told:
+                        self._catch_up(self._open(), FIRST_S)
+                    self._apply_all(0.0)
+                if time.monotonic() - asked > ALIVE_S:
+                    self._log.partitions(self._topic)
+                    asked, self._answered_ns = time.monotonic(), self._clock.monotonic_ns()
                 if not told:
                     logger.info("streams: %d sources registered", len(self._known))
                 told = True
@@ -110,19 +124,34 @@ class StreamTable:
                 told = False
             self._stop.wait(LOOK_S if told else 5 * LOOK_S)
 
-    def _catch_up(self, timeout_s: float) -> None:
-        """With `_reading` held."""
+    def _open(self) -> Sequence[TopicPartition]:
+        """All partitions, read from their beginning. With `_reading` held."""
         if self._reader is None:
             self._places = [TopicPartition(self._topic, n) for n in range(self._log.partitions(self._topic))]
             self._reader = self._log.reader(dict.fromkeys(self._places, 0))
-        reader, deadline = self._reader, time.monotonic() + max(timeout_s, 10 * timeout_s * (self._answered_ns is None))
-        ends = {place: reader.bounds(place, timeout_s)[1] for place in self._places}
-        while any(reader.position(place) < end for place, end in ends.items()):
+        return self._places
+
+    def _catch_up(self, places: Sequence[TopicPartition], timeout_s: float) -> None:
+        """Read these to their present end. With `_reading` held."""
+        self._open()
+        assert self._reader is not None
+        self._read_to({place: self._reader.bounds(place, timeout_s)[1] for place in places}, timeout_s)
+
+    def _read_to(self, ends: Mapping[TopicPartition, int], timeout_s: float) -> None:
+        """With `_reading` held. The time begins once the ends are known."""
+        self._open()
+        assert self._reader is not None
+        deadline = time.monotonic() + timeout_s
+        while any(self._reader.position(place) < end for place, end in ends.items()):
             if time.monotonic() > deadline:
                 raise LogUnavailable(f"{self._topic}: its end was not reached")
-            for record in reader.poll(0.05).records:
-                self._apply(record.key, record.value)
+            self._apply_all(0.05)
         self._answered_ns = self._clock.monotonic_ns()
+
+    def _apply_all(self, timeout_s: float) -> None:
+        assert self._reader is not None
+        for record in self._reader.poll(timeout_s).records:
+            self._apply(record.key, record.value)
 
     def _apply(self, key: bytes | None, value: bytes | None) -> None:
         try:

@@ -34,7 +34,7 @@ from serving.testing.stub_streams import FRAME_NS, a_result
 
 pytestmark = [pytest.mark.needs("kafka"), pytest.mark.needs("redis")]
 NAMES = Names("rest.")
-PARTITIONS = 3
+PARTITIONS = 12  # as deploy/kafka/topics.yaml: what costs a request a partition shows
 CAMERA = "rtsp://{CAM}:{CAM}@127.0.0.1:9/live"
 
 
