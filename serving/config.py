@@ -68,6 +68,15 @@ class Settings(BaseModel):
     role_metrics_port: int = Field(
         0, ge=0, le=65535, description="loopback port of a role's healthz, readyz, metrics; 0: any free one"
     )
+    frame_codec: str = Field(
+        "jpeg",
+        pattern="^(jpeg|jpeg444)$",
+        description="pictures on the log: jpeg, or jpeg444 with full colour",
+    )
+    frame_quality: int = Field(90, ge=1, le=100, description="quality of pictures on the log")
+    frame_side: int = Field(
+        1280, ge=64, le=16_384, description="longest side of a picture that was too large for a record, pixels"
+    )
     sources_allowed_folders: str = Field(
         "", description="folders whose files a registered source may be, comma-separated; empty: none"
     )
@@ -80,6 +89,8 @@ class Settings(BaseModel):
     ingest_max_sources: int = Field(64, ge=1, le=1000, description="sources one ingest process reads at once")
     redis: str = Field("", description="redis://, rediss:// or unix:// of the result index; empty: no index")
     mixed_dir: Path = Field(Path("output/mixed"), description="mixed video of the mixers, a folder a source")
+    hls_window_s: int = Field(120, ge=6, description="how much of a live source's mixed video is listed, seconds")
+    recording_s: int = Field(600, ge=10, description="longest file of a recording, seconds")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
 
 

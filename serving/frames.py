@@ -218,6 +218,7 @@ class Frame:
 
     pts: unwrapped ticks of `time_base`; raw_pts: what the container said, None if it said nothing.
     arrival_mono_ns: when this role received it, by its own monotonic clock; it never crosses a process.
+    dts: of the packet that gave the picture, for information only; nothing is keyed or ordered by it.
     analyse False: left out of inference on purpose (not_sampled), yet still shown.
     """
 
@@ -235,6 +236,7 @@ class Frame:
     pts_source: PtsSource = PtsSource.CONTAINER
     capture_ns: int | None = None
     capture_quality: CaptureQuality = CaptureQuality.NONE
+    dts: int | None = None
 
     def __post_init__(self) -> None:
         _expect(self.epoch >= 1, "Frame.epoch", ">= 1", self.epoch)

@@ -16,6 +16,8 @@ from serving.errors import SourceError
 from serving.frames import AlignedFrame, CaptureQuality, Picture, SourceKind, StreamInfo
 from serving.types import PixelArray
 
+NS_PER_S = 1_000_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class StreamOpened:
@@ -128,3 +130,10 @@ class VideoWriter(Protocol):
     def close(self) -> OutputSummary: ...
 
     def abandon(self) -> None: ...
+
+
+def nearest_tick(pts_ns: int, time_base: Fraction) -> int:
+    """The tick whose time rounds to `pts_ns`, in integers."""
+    numerator = pts_ns * time_base.denominator
+    denominator = time_base.numerator * NS_PER_S
+    return (2 * numerator + denominator) // (2 * denominator)

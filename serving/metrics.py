@@ -220,7 +220,7 @@ METRICS: tuple[MetricDefinition, ...] = (
     MetricDefinition(
         "lockstep_mixer_output_errors_total",
         "counter",
-        "Failures of an output beside HLS: recording, publish.",
+        "Failures of an output: hls, recording, publish.",
         ("source", "output"),
     ),
     MetricDefinition(

@@ -48,7 +48,8 @@ class PacketIn:
 class PictureIn:
     """A picture out of the decoder, in the order it came out.
 
-    arrival_mono_ns: when its packet was demuxed. packet_dts is carried for diagnostics; nothing here reads it.
+    arrival_mono_ns: when its packet was demuxed. packet_dts is carried into the record;
+    nothing decides by it.
     """
 
     raw_pts: int | None
@@ -312,6 +313,7 @@ class SourceTimeline:
             pts_source=PtsSource.INFERRED if raw is None else self._info.pts_source,
             capture_ns=picture.capture_ns,
             capture_quality=picture.capture_quality,
+            dts=_known(picture.packet_dts),
         )
         epoch.next_seq += 1
         epoch.accepted += 1
@@ -345,5 +347,5 @@ class SourceTimeline:
         return out
 
 
-def _known(raw_pts: int | None) -> int | None:
-    return None if raw_pts == NO_PTS else raw_pts
+def _known(stamp: int | None) -> int | None:
+    return None if stamp == NO_PTS else stamp

@@ -24,6 +24,7 @@ def _register() -> None:
     from serving.cli import (
         commands_galleries,
         commands_ingest,
+        commands_letters,
         commands_models,
         commands_roles,
         commands_serving,
@@ -33,7 +34,7 @@ def _register() -> None:
     )
 
     modules = (commands_models, commands_serving, commands_streams, commands_topics, commands_roles, commands_ingest,
-               commands_up, commands_galleries)  # fmt: skip
+               commands_letters, commands_up, commands_galleries)  # fmt: skip
     for module in modules:
         module.register(app)
 

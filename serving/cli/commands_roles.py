@@ -75,16 +75,19 @@ def accountant(
 def ledger(
     source_id: Annotated[str, typer.Argument(help="name of the source")] = "",
     every: Annotated[bool, typer.Option("--all", help="all sources")] = False,
+    first: Annotated[int, typer.Option("--from", min=0, help="frame_seq to begin at")] = 0,
+    to: Annotated[int | None, typer.Option("--to", min=0, help="frame_seq to end before; none: to the end")] = None,
+    epoch: Annotated[int, typer.Option(min=0, help="this epoch only; 0: all of them")] = 0,
     kafka: Kafka = None, config: Config = None, json: Json = False,
 ) -> None:  # fmt: skip
     """The balance of a source: accepted = results + dropped + dead; exit 1 where a key is open or missing."""
-    from serving.roles.ledger import read_ledger
+    from serving.roles.ledger import EVERYTHING, read_ledger
     from serving.roles.main import open_log
 
     if not source_id and not every:
         raise typer.BadParameter("name a source, or give --all")
     log, names = open_log(settings_from(config, kafka=kafka), "ledger")
-    rows = read_ledger(log, names, source_id)
+    rows = read_ledger(log, names, source_id, range(first, EVERYTHING.stop if to is None else to), epoch)
     documents = [{**asdict(row), "balanced": row.balanced} for row in rows]
     print_json(documents) if json else print_table("ledger", documents)
     if not rows or not all(row.balanced for row in rows):

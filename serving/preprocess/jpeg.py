@@ -9,17 +9,19 @@ from serving.types import PixelArray
 
 
 class JpegCodec:
-    """quality 1 to 100; 4:2:0. RGB uint8 [h, w, 3] in and out."""
+    """quality 1 to 100; 4:2:0, or 4:4:4 where colour is not to be halved. RGB uint8 [h, w, 3] in and out."""
 
-    def __init__(self, quality: int = 90) -> None:
+    def __init__(self, quality: int = 90, subsampling: str = "420") -> None:
         if not 1 <= quality <= 100:
             raise ValueError(f"JpegCodec.quality: expected 1 to 100, got {quality}")
-        self._quality = quality
+        if subsampling not in ("420", "444"):
+            raise ValueError(f"JpegCodec.subsampling: expected 420 or 444, got {subsampling!r}")
+        self._quality, self._subsampling = quality, subsampling
 
     def encode(self, rgb: PixelArray) -> bytes:
         """The picture as JPEG."""
         data = simplejpeg.encode_jpeg(
-            np.ascontiguousarray(rgb), quality=self._quality, colorspace="RGB", colorsubsampling="420"
+            np.ascontiguousarray(rgb), quality=self._quality, colorspace="RGB", colorsubsampling=self._subsampling
         )
         return bytes(data)
 

@@ -5,6 +5,8 @@ A record is one event: `ce_id` is unique within `ce_source`, so a repeated deliv
 
 from __future__ import annotations
 
+import os
+
 from serving.ports_log import Headers
 from serving.records.fields import Fields
 
@@ -21,6 +23,11 @@ def attributes(kind: str, source_id: str, event_id: str, content_type: str, trac
         ("content-type", content_type.encode()),
     )
     return (*headers, ("traceparent", traceparent.encode())) if traceparent else headers
+
+
+def new_traceparent() -> str:
+    """A trace that begins here (W3C Trace Context), not sampled: whoever traces may say otherwise."""
+    return f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-00"
 
 
 def check(fields: Fields, kind: str) -> None:

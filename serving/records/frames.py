@@ -29,14 +29,13 @@ class FrameMessage:
 
     width, height: of the source's picture in pixels, 0 where nothing is known of it. scale: size of the payload's
     picture over that, below 1 where it had to be made smaller to fit; boxes are always in source pixels.
-    dts: for information only; nothing is keyed or ordered by it. traceparent: W3C Trace Context or ''.
+    traceparent: W3C Trace Context or ''.
     """
 
     record: FrameRecord
     width: int = 0
     height: int = 0
     scale: Fraction = Fraction(1)
-    dts: int | None = None
     traceparent: str = ""
 
     def __post_init__(self) -> None:
@@ -76,7 +75,7 @@ def _of_frame(frame: Frame, message: FrameMessage) -> dict[str, object]:
         "time_base": fraction_text(frame.time_base),
         "pts_ns": frame.pts_ns,
         "raw_pts": frame.raw_pts,
-        "dts": message.dts,
+        "dts": frame.dts,
         "pts_source": frame.pts_source.value,
         "capture_ns": frame.capture_ns,
         "capture_quality": frame.capture_quality.value,
@@ -107,7 +106,6 @@ def decode_frame(key: bytes | None, value: bytes | None, headers: Headers, arriv
         fields.integer("width", 1, 1 << 16, 0),
         fields.integer("height", 1, 1 << 16, 0),
         scale,
-        fields.integer("dts", default=None),
         fields.traceparent(),
     )
 
@@ -144,6 +142,7 @@ def _frame(source_id: str, fields: Fields, value: bytes | None, arrival_mono_ns:
         pts_source=fields.choice("pts_source", PtsSource, PtsSource.CONTAINER),
         capture_ns=fields.integer("capture_ns", default=None),
         capture_quality=fields.choice("capture_quality", CaptureQuality, CaptureQuality.NONE),
+        dts=fields.integer("dts", default=None),
     )
 
 

@@ -68,6 +68,7 @@ def encode_timeline(message: TimelineMessage) -> Encoded:
         "average_rate": fraction_text(info.average_rate) if info.average_rate else None,
         "reorder_depth": info.reorder_depth,
         "hidden_frames": info.hidden_frames,
+        "segment_ns": info.segment_ns,
         "pts_source": info.pts_source.value,
         "frames": message.frames,
         "last": message.last,
@@ -105,5 +106,6 @@ def decode_timeline(key: bytes | None, value: bytes | None, headers: Headers = (
         reorder_depth=fields.integer("reorder_depth", 0, 64, 0),
         hidden_frames=fields.flag("hidden_frames", False),
         pts_source=fields.choice("pts_source", PtsSource, PtsSource.CONTAINER),
+        segment_ns=fields.integer("segment_ns", 0, default=0),
     )
     return TimelineMessage(claim, info, fields.integer("frames", 0, default=None), fields.flag("last", False))

@@ -24,7 +24,7 @@ def result_message(pipeline: Pipeline, job: Job, posting: Posting) -> ResultMess
         frame.pts,
         frame.time_base,
         frame.raw_pts,
-        about.dts,
+        frame.dts,
         frame.pts_source,
         frame.capture_ns,
         frame.capture_quality,

@@ -17,6 +17,7 @@ from serving.frames import DroppedRun, DropReason, Frame, FrameRecord, PictureCo
 from serving.media import VideoSource
 from serving.ports_log import RecordLog
 from serving.records import FrameMessage, StreamMessage, encode_frame
+from serving.records.cloud_events import new_traceparent
 from serving.roles.names import Names
 from serving.roles.sender import Sender
 from serving.roles.timelines import LogClaims, Timelines
@@ -139,14 +140,15 @@ class LogIngest:
         if isinstance(record, DroppedRun):
             return FrameMessage(record), None
         if record.picture is None or not (record.analyse or self.stream.mixed):
-            return FrameMessage(record, info.width, info.height), None
+            return FrameMessage(record, info.width, info.height, traceparent=new_traceparent()), None
         codec, scale = self._settings.codec, Fraction(1)
         payload = record.picture.bytes(codec)
         if len(payload) > self._settings.max_payload:
             payload, scale = self._smaller(record.picture.rgb(codec))
         if len(payload) > self._settings.max_payload:
             return FrameMessage(_too_large(record)), None
-        return FrameMessage(replace(record, picture=None), info.width, info.height, scale), payload
+        told = replace(record, picture=None)
+        return FrameMessage(told, info.width, info.height, scale, new_traceparent()), payload
 
     def _smaller(self, rgb: PixelArray) -> tuple[bytes, Fraction]:
         height, width = rgb.shape[:2]

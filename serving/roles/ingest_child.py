@@ -20,13 +20,13 @@ from serving.adapters.video import AddressSource, ReaderOptions
 from serving.clock import NS_PER_MS, NS_PER_S, SystemClock
 from serving.config import Settings, load_settings
 from serving.errors import LockstepError
-from serving.preprocess.jpeg import JpegCodec
 from serving.records import StreamMessage, decode_stream
 from serving.roles.ingest import IngestSettings, LogIngest
 from serving.roles.ingest_process import HAND_OVER, OVER
 from serving.roles.main import open_log
 from serving.roles.names import process_name
 from serving.roles.sources import registered_policy, registered_secrets
+from serving.roles.transport import frame_codec
 from serving.streams.ingest import ReconnectRules
 
 LEASE_S = 5.0
@@ -120,7 +120,9 @@ def new_role(settings: Settings, stream: StreamMessage, ending: threading.Event)
     log, names = open_log(settings, "ingest")
     reader = ReaderOptions(policy=registered_policy(settings), secrets=registered_secrets(settings))
     source = AddressSource(stream.source_id, stream.address, reader)
-    ingest = IngestSettings(JpegCodec(), rules=ReconnectRules(lease_s=stream.lease_s))
+    ingest = IngestSettings(
+        frame_codec(settings), reduced_side=settings.frame_side, rules=ReconnectRules(lease_s=stream.lease_s)
+    )
     return LogIngest(log, names, source, stream, process_name(), ingest, SystemClock(), ending.wait)
 
 

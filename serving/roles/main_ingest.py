@@ -10,7 +10,6 @@ from serving.adapters.video import AddressSource, ReaderOptions
 from serving.clock import SystemClock
 from serving.config import Settings, as_environment, child_environment
 from serving.ports_index import ResultIndex
-from serving.preprocess.jpeg import JpegCodec
 from serving.records import StreamMessage, encode_stream
 from serving.roles.index_open import open_index
 from serving.roles.ingest import IngestSettings, LogIngest
@@ -24,6 +23,7 @@ from serving.roles.names import process_name
 from serving.roles.page import role_page
 from serving.roles.sender import Sender
 from serving.roles.state import ingest_state, publish_state
+from serving.roles.transport import frame_codec
 from serving.streams.ingest import ReconnectRules
 
 
@@ -39,9 +39,8 @@ def run_ingest(settings: Settings, stream: StreamMessage) -> LogIngest:
     registering.close()
     ending = threading.Event()
     rules = ReconnectRules(lease_s=stream.lease_s)
-    role = LogIngest(
-        log, names, source, stream, process_name(), IngestSettings(JpegCodec(), rules=rules), SystemClock(), ending.wait
-    )
+    ingest = IngestSettings(frame_codec(settings), reduced_side=settings.frame_side, rules=rules)
+    role = LogIngest(log, names, source, stream, process_name(), ingest, SystemClock(), ending.wait)
 
     def end() -> None:
         ending.set()

@@ -8,27 +8,25 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from serving.adapters.video import HlsWriter
-from serving.adapters.video.hls import HlsSettings
+from serving.adapters.video import last_shown
 from serving.align import Accountant, CloseRule, Mixer, MixerSettings
+from serving.align.freshness import presentation_delay_ns
 from serving.bundle import catalogue
 from serving.clock import NS_PER_MS, SystemClock
 from serving.config import Settings
 from serving.frames import AlignedFrame, SourceKind
-from serving.media import OutputStream, VideoWriter
 from serving.preprocess.jpeg import JpegCodec
 from serving.records import TimelineMessage
 from serving.roles.index_open import open_index
 from serving.roles.main import loop, open_log
 from serving.roles.mixer import LogMixer, NewMixRole
 from serving.roles.monitor import RoleMonitor
+from serving.roles.outputs import SourceOutputs
 from serving.roles.page import role_page
 from serving.roles.registered import Registered
 from serving.streams.drawing import Drawing
-from serving.streams.lines import ResultLines, describe
+from serving.streams.lines import ResultLines
 from serving.streams.mix_role import MixRole
-
-LIVE_SEGMENTS = 60  # two minutes of a live source stay in its playlist and on disk; of a file all
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ class MixerOptions:
 
 
 def run_mixer(settings: Settings, options: MixerOptions) -> LogMixer:
-    """Until a signal: HLS of every source into its own folder."""
+    """Until a signal: every source to the outputs that are wished for it."""
     log, names = open_log(settings, "mixer")
     good, _ = catalogue(settings.repository)
     labels = {name: bundle.labels for name, bundle in good.items()}
@@ -50,39 +48,39 @@ def run_mixer(settings: Settings, options: MixerOptions) -> LogMixer:
     monitor = RoleMonitor("mixer", clock, names.prefix)
     registered = Registered(log, names)
     registered.catch_up()
-    new_role = _new_mix_role(settings, options, labels, registered)
+    new_role = _new_mix_role(settings, options, labels, registered, monitor)
     with ExitStack() as stack:
         if (index := open_index(settings)) is not None:
             stack.callback(index.close)
-        role = LogMixer(log, names, new_role, JpegCodec(), clock, options.member, monitor, index)
-        stack.callback(registered.close)
+        role = LogMixer(log, names, new_role, JpegCodec(), clock, options.member, monitor, index, registered)
         stack.enter_context(role_page(monitor, settings.role_metrics_port, log, names))
         loop(role, monitor)
     return role
 
 
 def _new_mix_role(
-    settings: Settings, options: MixerOptions, labels: Mapping[str, Sequence[str]], registered: Registered
-) -> NewMixRole:
+    settings: Settings, options: MixerOptions, labels: Mapping[str, Sequence[str]], registered: Registered,
+    monitor: RoleMonitor,
+) -> NewMixRole:  # fmt: skip
     def make(timeline: TimelineMessage, told: Callable[[AlignedFrame], None]) -> MixRole:
         source_id, info = timeline.claim.source_id, timeline.info
         registered.poll()
         wished = registered.get(source_id)
-        live, folder = info.kind is SourceKind.LIVE, options.output / source_id
+        live, captions = info.kind is SourceKind.LIVE, wished is None or wished.captions
         delay_ms = wished.delay_ms if wished is not None and wished.supervised else options.delay_ms
-        captions = wished is None or wished.captions
-        delay_ns, lateness_ns = delay_ms * NS_PER_MS, settings.lateness_ms * NS_PER_MS
-
-        def writers(stream: OutputStream) -> Sequence[VideoWriter]:
-            folder.mkdir(parents=True, exist_ok=True)
-            return [HlsWriter(folder, stream, describe, HlsSettings(window=LIVE_SEGMENTS if live else 0))]
-
+        delay_ns, lateness_ns = presentation_delay_ns(info, delay_ms * NS_PER_MS), settings.lateness_ms * NS_PER_MS
+        outputs = SourceOutputs(settings, options.output, source_id, live, wished, monitor)
+        mixer = Mixer(source_id, MixerSettings(live, delay_ns, lateness_ns, reorder_depth=info.reorder_depth))
+        last = last_shown(outputs.folder) if wished is None or wished.mixed else None
+        if last is not None and last.key.source_id == source_id:
+            mixer.resume(last.key, last.out_pts_ns)
+            monitor.metrics.inc("lockstep_mixer_resumed_total", source=source_id)
         return MixRole(
-            Mixer(source_id, MixerSettings(live, delay_ns, lateness_ns, reorder_depth=info.reorder_depth)),
+            mixer,
             Accountant(CloseRule(delay_ns, lateness_ns, live)),
             ResultLines(source_id, {}, None),
             Drawing(labels, options.draw_threshold, banner=captions, names=captions),
-            writers,
+            outputs.writers,
             [_Told(told)],
             average_rate=Fraction(info.average_rate) if info.average_rate else None,
         )

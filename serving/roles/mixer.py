@@ -24,6 +24,7 @@ from serving.records import FrameMessage, TimelineMessage, decode_frame, decode_
 from serving.roles.monitor import RoleMonitor
 from serving.roles.names import Names
 from serving.roles.progress import Progress
+from serving.roles.registered import Registered
 from serving.roles.state import publish_state
 from serving.roles.timelines import Timelines, check_ahead, first_and_last
 from serving.streams.mix_role import MixRole
@@ -41,7 +42,7 @@ class _Source:
     role: MixRole
     live: bool
     number: int
-    waiting: deque[tuple[int, FrameRecord]] = field(default_factory=deque)
+    waiting: deque[tuple[int, FrameRecord, bool]] = field(default_factory=deque)
     offsets: dict[tuple[int, int], int] = field(default_factory=dict)
     outputs: list[OutputSummary] = field(default_factory=list)
     seen: dict[int, int] = field(default_factory=dict)  # next place to be read, by epoch
@@ -49,13 +50,16 @@ class _Source:
 
 
 class LogMixer:
-    """Call `step` from one thread until told to stop, then `close`. new_role: outputs and drawing of one source."""
+    """Call `step` from one thread until told to stop, then `close`. new_role: outputs and drawing of one source.
+
+    registered: what is wished for the sources; one that is wished otherwise gets a new role at its next frame.
+    """
 
     def __init__(
         self, log: RecordLog, names: Names, new_role: NewMixRole, codec: PictureCodec, clock: Clock, member: str = "",
-        monitor: RoleMonitor | None = None, index: ResultIndex | None = None,
+        monitor: RoleMonitor | None = None, index: ResultIndex | None = None, registered: Registered | None = None,
     ) -> None:  # fmt: skip
-        self._index = index
+        self._index, self._registered = index, registered
         self.monitor = monitor or RoleMonitor("mixer", clock, names.prefix)
         self._frames, self._results = names.topic("frames"), names.topic("results")
         self._new_role, self._codec, self._clock = new_role, codec, clock
@@ -75,11 +79,14 @@ class LogMixer:
     def step(self, timeout_s: float = 0.02) -> None:
         """Read, show what is due, commit what was shown."""
         self._timelines.poll()
+        if self._registered is not None:
+            self._begin_anew(self._registered.poll())
         polled = self._consumer.poll(timeout_s)
         self.monitor.polled(polled)
+        newest = self._newest(polled.records)
         for record in polled.records:
             try:
-                self._take(record)
+                self._take(record, newest.get((record.partition, record.key)) == record.offset)
             except RecordInvalid:
                 self.refused += 1  # the accountant gives it its dead letter
                 if record.topic == self._frames:
@@ -108,6 +115,8 @@ class LogMixer:
         """Leave; what is half-written is abandoned."""
         self._consumer.close()
         self._timelines.close()
+        if self._registered is not None:
+            self._registered.close()
         for source in self._sources.values():
             if not source.done:
                 source.role.abandon()
@@ -142,7 +151,33 @@ class LogMixer:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _take(self, record: LogRecord) -> None:
+    def _newest(self, records: Sequence[LogRecord]) -> dict[tuple[int, bytes | None], int]:
+        """The newest frame of each source, where its partition was read to its end: these tell the source's pace."""
+        behind = self._consumer.lag() if records else {}
+        return {
+            (record.partition, record.key): record.offset
+            for record in records
+            if record.topic == self._frames and behind.get(record.place, 0) == 0
+        }
+
+    def _begin_anew(self, changed: set[str]) -> None:
+        """What is held of these is not shown; the next frame opens their outputs as they are wished now."""
+        for source_id in changed & self._sources.keys():
+            source = self._sources[source_id]
+            if not source.done:
+                source.role.abandon()
+                self._all_done(source)
+                del self._sources[source_id]
+
+    def _all_done(self, source: _Source) -> None:
+        progress = self._progress.get(source.number)
+        if progress is not None:
+            for offset in (*source.offsets.values(), *(offset for offset, _, _ in source.waiting)):
+                progress.done(offset)
+        source.offsets.clear()
+        source.waiting.clear()
+
+    def _take(self, record: LogRecord, at_end: bool) -> None:
         now_ns = self._clock.monotonic_ns()
         if record.topic == self._results:
             self._results_next[record.partition] = record.offset + 1
@@ -166,7 +201,7 @@ class LogMixer:
         source = known or self._open(message, claimed, record.partition)
         source.seen[frame.epoch] = last + 1
         self._progress[record.partition].read(record.offset)
-        source.waiting.append((record.offset, self._lazily(message)))
+        source.waiting.append((record.offset, self._lazily(message), at_end))
 
     def _open(self, message: FrameMessage, claimed: TimelineMessage, number: int) -> _Source:
         source_id = message.record.source_id
@@ -181,12 +216,12 @@ class LogMixer:
     def _show(self, source_id: str, source: _Source, now_ns: int) -> None:
         mixer = source.role.mixer
         while source.waiting and (source.live or not mixer.full):
-            offset, record = source.waiting.popleft()
+            offset, record, at_end = source.waiting.popleft()
             if isinstance(record, DroppedRun):
                 self._progress[source.number].done(offset)
             else:
                 source.offsets[record.epoch, record.frame_seq] = offset
-            source.role.frame(record, now_ns)
+            source.role.frame(record, now_ns, at_end)
         source.role.poll(now_ns)
         source.role.tick(now_ns)
         ended = self._timelines.ended(source_id)
@@ -196,12 +231,16 @@ class LogMixer:
             if mixer.held == 0:
                 source.done = True
                 source.outputs = source.role.finish()
+                self._all_done(source)
 
     def _shown(self, source_id: str, shown: AlignedFrame) -> None:
+        """The frame is done with, and so is what lay before it and was left out to catch up."""
         source = self._sources[source_id]
-        offset = source.offsets.pop((shown.frame.epoch, shown.frame.frame_seq), None)
-        if offset is not None and source.number in self._progress:
-            self._progress[source.number].done(offset)
+        progress, key = self._progress.get(source.number), (shown.frame.epoch, shown.frame.frame_seq)
+        while source.offsets and (oldest := next(iter(source.offsets))) <= key:
+            offset = source.offsets.pop(oldest)
+            if progress is not None:
+                progress.done(offset)
 
     def _report(self) -> None:
         """Once a second: how far behind, and how each source is shown."""

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from serving.align import Accountant, Mixer, OutcomeRecord
 from serving.frames import AlignedFrame, Frame, FrameRecord, Origin, Posting
-from serving.media import OutputStream, OutputSummary, VideoWriter
+from serving.media import OutputStream, OutputSummary, VideoWriter, nearest_tick
 from serving.streams.drawing import Draw
 from serving.streams.lines import ResultLines
 from serving.streams.sheet import ContactSheet
@@ -65,13 +65,13 @@ class MixRole:
     counters: MixCounters = field(default_factory=MixCounters)
     _writers: Sequence[VideoWriter] | None = None
 
-    def frame(self, record: FrameRecord, now_ns: int) -> None:
-        """A record of `frames`; a file's only while not `mixer.full`."""
+    def frame(self, record: FrameRecord, now_ns: int, at_end: bool = True) -> None:
+        """A record of `frames`; a file's only while not `mixer.full`. at_end: read at the end of the log."""
         self.lines.frame(record)
         if self.observer is not None:
             self.observer.accepted(record)
         self._outcomes(self.accountant.frame(record, now_ns))
-        self._show(self.mixer.frame(record, now_ns))
+        self._show(self.mixer.frame(record, now_ns, at_end))
 
     def post(self, posting: Posting, now_ns: int) -> None:
         """A record of `results`."""
@@ -123,7 +123,7 @@ class MixRole:
             return
         rgb = frame.picture.rgb()
         if self._writers is None:
-            self._writers = self.make_writers(self._stream(frame, rgb))
+            self._writers = self.make_writers(self._stream(shown, rgb))
         drawn = self.draw(shown, rgb, self._note(shown))
         for writer in self._writers:
             writer.write(shown, drawn)
@@ -136,8 +136,11 @@ class MixRole:
         open_keys = f" + {total.in_flight} open" if total.in_flight else ""
         return f"{total.accepted} = {total.results} results + {total.dropped} dropped + {total.dead} dead{open_keys}"
 
-    def _stream(self, frame: Frame, rgb: PixelArray) -> OutputStream:
-        return OutputStream(rgb.shape[1], rgb.shape[0], frame.time_base, frame.pts, self.average_rate)
+    def _stream(self, shown: AlignedFrame, rgb: PixelArray) -> OutputStream:
+        """Its first picture keeps the source's own PTS, also where the output goes on after a restart."""
+        frame = shown.frame
+        origin = frame.pts - nearest_tick(shown.out_pts_ns, frame.time_base)
+        return OutputStream(rgb.shape[1], rgb.shape[0], frame.time_base, origin, self.average_rate)
 
     def _count(self, shown: AlignedFrame) -> None:
         counters = self.counters

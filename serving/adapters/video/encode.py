@@ -9,10 +9,8 @@ import av
 import cv2
 import numpy as np
 
-from serving.media import OutputStream
+from serving.media import OutputStream, nearest_tick
 from serving.types import PixelArray
-
-NS_PER_S = 1_000_000_000
 
 
 class OutputTicks:
@@ -37,13 +35,6 @@ class OutputTicks:
             self.moved += 1
         self._last = tick
         return tick
-
-
-def nearest_tick(pts_ns: int, time_base: Fraction) -> int:
-    """The tick whose time rounds to `pts_ns`, in integers."""
-    numerator = pts_ns * time_base.denominator
-    denominator = time_base.numerator * NS_PER_S
-    return (2 * numerator + denominator) // (2 * denominator)
 
 
 def add_video(container: Any, stream: OutputStream, options: dict[str, str]) -> Any:

@@ -2,12 +2,14 @@
 
 `segment-00007.m4s` has `segment-00007.json`: media sequence, and for each picture its offset in the segment, out_pts
 and the frame key it shows, with the boxes that were drawn. So a player that draws by itself joins on the presented
-frame. An epoch change is a discontinuity with an init segment of its own.
+frame. An epoch change is a discontinuity with an init segment of its own. A writer that goes on where another one ended
+(`resume`) keeps the numbers going, so that players and caches never see one name for two things.
 """
 
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from av.video.frame import PictureType
 
 from serving.adapters.video.encode import OutputTicks, add_video, picture_for
 from serving.adapters.video.fragments import FragmentSink
+from serving.adapters.video.hls_resume import HlsPlace, Listed, last_place
 from serving.adapters.video.storage import storage_error, write_whole
 from serving.errors import StorageFailed
 from serving.frames import AlignedFrame
@@ -33,10 +36,12 @@ Describe = Callable[[AlignedFrame], Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class HlsSettings:
-    """segment_ns: least length of a segment. window: segments kept in the playlist and on disk, 0 for all."""
+    """segment_ns: least length of a segment. window: segments in the playlist, 0 for all; as many older ones stay on
+    disk for players that are about to ask for them. resume: go on behind what the folder has."""
 
     segment_ns: int = 2 * NS_PER_S
     window: int = 0
+    resume: bool = False
 
     def __post_init__(self) -> None:
         if self.segment_ns < 1 or self.window < 0:
@@ -53,8 +58,8 @@ class _Segment:
     next_ns: int = 0
 
     @property
-    def seconds(self) -> float:
-        return (self.next_ns - self.first_ns) / NS_PER_S
+    def listed(self) -> Listed:
+        return Listed(self.number, (self.next_ns - self.first_ns) / NS_PER_S, self.init, self.discontinuity)
 
 
 class HlsWriter:
@@ -68,11 +73,16 @@ class HlsWriter:
         except OSError as error:
             raise storage_error(folder, error) from error
         self._ticks = OutputTicks(stream)
-        self._done: list[_Segment] = []
+        before = (last_place(folder) if self._settings.resume else None) or HlsPlace()
+        self._done = list(before.listed)
+        self._old: deque[Listed] = deque(before.older)  # out of the playlist, still on disk
+        self._discontinuities, self._longest = before.discontinuities, before.target_s
         self._open: list[_Segment] = []  # begun and not yet written: the encoder's fragment comes with the next one
-        self._inits = self._frames = self._bytes = self._number = 0
+        self._inits, self._number = before.inits, before.next_number
+        self._frames = self._bytes = 0
         self._last_ns = 0
         self._nominal_ns = 40_000_000
+        self._init_written = ""
         self._closed = False
         self._begin_encoder(stream)
 
@@ -150,27 +160,35 @@ class HlsWriter:
     def _take_fragments(self) -> None:
         for fragment in self._sink.fragments():
             segment = self._open.pop(0)
-            if not any(s.init == segment.init for s in self._done):
+            if segment.init != self._init_written:
+                self._init_written = segment.init
                 write_whole(self._folder / segment.init, self._sink.init)
             name = f"segment-{segment.number:05d}"
             table = {"media_sequence": segment.number, "frames": segment.frames}
             write_whole(self._folder / f"{name}.json", json.dumps(table, separators=(",", ":")).encode())
             write_whole(self._folder / f"{name}.m4s", fragment)
             self._bytes += len(fragment)
-            self._done.append(segment)
+            self._done.append(segment.listed)
             self._expire()
             self._write_playlist(ended=False)
 
     def _expire(self) -> None:
         while self._settings.window and len(self._done) > self._settings.window:
-            old = self._done.pop(0)
+            self._old.append(self._done.pop(0))
+            self._discontinuities += self._old[-1].discontinuity
+        while len(self._old) > self._settings.window:
+            gone = self._old.popleft()
             for suffix in ("m4s", "json"):
-                (self._folder / f"segment-{old.number:05d}.{suffix}").unlink(missing_ok=True)
+                (self._folder / f"segment-{gone.number:05d}.{suffix}").unlink(missing_ok=True)
+            if gone.init and not any(segment.init == gone.init for segment in (*self._old, *self._done)):
+                (self._folder / gone.init).unlink(missing_ok=True)
 
     def _write_playlist(self, ended: bool) -> None:
-        longest = max((s.seconds for s in self._done), default=1.0)
-        lines = ["#EXTM3U", "#EXT-X-VERSION:7", f"#EXT-X-TARGETDURATION:{max(1, round(longest + 0.5))}"]
-        lines += [f"#EXT-X-MEDIA-SEQUENCE:{self._done[0].number if self._done else 0}", "#EXT-X-INDEPENDENT-SEGMENTS"]
+        self._longest = max([self._longest, *(s.seconds for s in self._done[-1:])])  # never falls: RFC 8216, 6.2.1
+        lines = ["#EXTM3U", "#EXT-X-VERSION:7", f"#EXT-X-TARGETDURATION:{max(1, round(self._longest + 0.5))}"]
+        lines += [f"#EXT-X-MEDIA-SEQUENCE:{self._done[0].number if self._done else 0}"]
+        lines += [f"#EXT-X-DISCONTINUITY-SEQUENCE:{self._discontinuities}"] if self._discontinuities else []
+        lines += ["#EXT-X-INDEPENDENT-SEGMENTS"]
         init = ""
         for segment in self._done:
             if segment.discontinuity:

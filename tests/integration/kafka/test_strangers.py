@@ -87,9 +87,11 @@ def test_partition_numbers_are_equal_by_key(options: KafkaOptions, stranger: Any
 
 def test_a_frame_of_ours_is_read_by_the_docs(options: KafkaOptions, stranger: Any) -> None:
     topic = new_topic(options, 3)
-    frame = Frame("gate", 2, 7, 40_000_000, 90_003_600, Fraction(1, 90_000), ("person", "face"), 0, raw_pts=3_600)
+    frame = Frame(
+        "gate", 2, 7, 40_000_000, 90_003_600, Fraction(1, 90_000), ("person", "face"), 0, raw_pts=3_600, dts=1_800
+    )
     producer = KafkaLog(options).producer()
-    producer.append(NewRecord(topic, *encode_frame(FrameMessage(frame, 640, 480, dts=1_800), JPEG)))
+    producer.append(NewRecord(topic, *encode_frame(FrameMessage(frame, 640, 480), JPEG)))
     producer.flush(15)
     (record,) = stranger.read(topic, 3, 1)
     headers = {name: value.decode() for name, value in record.headers}

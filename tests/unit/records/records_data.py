@@ -58,10 +58,11 @@ def frames(draw: st.DrawFn) -> tuple[FrameMessage, bytes | None]:
         draw(names), draw(epochs), draw(positive), draw(positive), draw(int64), draw(fractions), draw(pipelines),
         123, Picture(encoded=payload) if payload else None, draw(st.booleans()), draw(st.none() | int64),
         draw(st.sampled_from(PtsSource)), draw(st.none() | int64), draw(st.sampled_from(CaptureQuality)),
+        draw(st.none() | int64),
     )  # fmt: skip
     scale = draw(st.sampled_from([Fraction(1), Fraction(1, 2), Fraction(3, 7)]))
     size = draw(st.sampled_from([(0, 0), (640, 480)]))
-    return FrameMessage(frame, *size, scale, draw(st.none() | int64), draw(traces)), payload
+    return FrameMessage(frame, *size, scale, draw(traces)), payload
 
 
 @st.composite

@@ -1,0 +1,142 @@
+"""What becomes of a source's mixed pictures: HLS with its side channel, recordings, a receiver they are published to.
+
+An output that fails (a full disk, a receiver that is away) is named, tried again later, and takes no other one with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving.adapters.video import HlsSettings, HlsWriter, PublishWriter, RecordingWriter
+from serving.adapters.video.address import with_secrets
+from serving.clock import NS_PER_S
+from serving.config import Settings, child_environment
+from serving.errors import StorageFailed
+from serving.frames import AlignedFrame
+from serving.media import OutputStream, OutputSummary, VideoWriter
+from serving.records import StreamMessage
+from serving.roles.monitor import RoleMonitor
+from serving.roles.sources import registered_policy, registered_secrets
+from serving.streams.lines import describe
+from serving.types import PixelArray
+
+AGAIN_NS = 5 * NS_PER_S
+SEGMENT_NS = 2 * NS_PER_S
+RECORDINGS = "recordings"
+
+
+@dataclass(slots=True)
+class Kept:
+    """A writer that outlives failures of the disk: what failed is let go and made anew after AGAIN_NS."""
+
+    make: Callable[[], VideoWriter]
+    failed: Callable[[StorageFailed | None], None]
+    _writer: VideoWriter | None = None
+    _again_ns: int | None = None
+
+    def write(self, shown: AlignedFrame, rgb: PixelArray) -> None:
+        """As far as the disk takes it."""
+        if self._again_ns is not None and shown.released_mono_ns < self._again_ns:
+            return
+        try:
+            self._writer = self._writer or self.make()
+            self._writer.write(shown, rgb)
+        except StorageFailed as error:
+            self._let_go()
+            self._again_ns = shown.released_mono_ns + AGAIN_NS
+            self.failed(error)
+        else:
+            if self._again_ns is not None:
+                self._again_ns = None
+                self.failed(None)
+
+    def close(self) -> OutputSummary:
+        """Of what could be written."""
+        try:
+            return self._writer.close() if self._writer is not None else OutputSummary("", 0, 0)
+        except StorageFailed as error:
+            self.failed(error)
+            return OutputSummary("", 0, 0, (str(error),))
+
+    def abandon(self) -> None:
+        """Let go."""
+        self._let_go()
+
+    def _let_go(self) -> None:
+        writer, self._writer = self._writer, None
+        try:
+            if writer is not None:
+                writer.abandon()
+        except StorageFailed as error:
+            self.failed(error)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOutputs:
+    """The outputs of one source. wished: its record on `streams`; None where nobody registered it: HLS alone."""
+
+    settings: Settings
+    root: Path
+    source_id: str
+    live: bool
+    wished: StreamMessage | None
+    monitor: RoleMonitor
+
+    @property
+    def folder(self) -> Path:
+        """Of the HLS."""
+        return self.root / self.source_id
+
+    def writers(self, stream: OutputStream) -> Sequence[VideoWriter]:
+        """Made when the first picture is shown."""
+        wished, made = self.wished, list[VideoWriter]()
+        if wished is None or wished.mixed:
+            made.append(Kept(lambda: self._hls(stream), self._told("hls")))
+        if wished is not None and wished.recording:
+            made.append(Kept(lambda: self._recording(stream), self._told("recording")))
+        if wished is not None and wished.publish:
+            made.append(
+                PublishWriter(
+                    wished.publish, stream, self._resolve, self._dropped, lambda text: self._wrong("publish", text)
+                )
+            )
+        return made
+
+    def _hls(self, stream: OutputStream) -> HlsWriter:
+        window = max(3, self.settings.hls_window_s * NS_PER_S // SEGMENT_NS) if self.live else 0
+        return HlsWriter(self.folder, stream, describe, HlsSettings(SEGMENT_NS, window, resume=True))
+
+    def _recording(self, stream: OutputStream) -> RecordingWriter:
+        folder = self.root / RECORDINGS / self.source_id
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageFailed(f"{folder}: cannot be made: {error.strerror}") from error
+        return RecordingWriter(folder, self.source_id, stream, self.settings.recording_s * NS_PER_S)
+
+    def _resolve(self, address: str) -> str:
+        """Held to the policy of registered sources, unless an operator's own process reads the source."""
+        if self.wished is not None and not self.wished.supervised:
+            return with_secrets(address, child_environment())
+        full = with_secrets(address, registered_secrets(self.settings))
+        registered_policy(self.settings).check(full)
+        return full
+
+    def _told(self, output: str) -> Callable[[StorageFailed | None], None]:
+        def told(error: StorageFailed | None) -> None:
+            if error is None:
+                self.monitor.right(f"{output} of {self.source_id}")
+            else:
+                self._wrong(output, str(error))
+                self.monitor.wrong(f"{output} of {self.source_id}", str(error))
+
+        return told
+
+    def _wrong(self, output: str, text: str) -> None:
+        self.monitor.complain(f"{output} of {self.source_id}", text)
+        self.monitor.metrics.inc("lockstep_mixer_output_errors_total", source=self.source_id, output=output)
+
+    def _dropped(self, pictures: int) -> None:
+        self.monitor.metrics.inc("lockstep_mixer_publish_dropped_total", pictures, source=self.source_id)

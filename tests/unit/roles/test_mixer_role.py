@@ -1,0 +1,212 @@
+"""The mixer over the log: goes on where it ended, follows what is wished, and no output takes another one with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import pytest
+from test_roles_on_memory import INFO, JPEG, NAMES, PLACE, claim, records, worked, write_frames
+
+from serving.config import Settings
+from serving.errors import StorageFailed
+from serving.frames import AlignedFrame, Frame, SourceKind
+from serving.media import OutputSummary
+from serving.ports_log import Committed, GroupOptions, TopicPartition
+from serving.preprocess.jpeg import JpegCodec
+from serving.records import StreamMessage, decode_result, encode_stream
+from serving.roles.ledger import read_ledger
+from serving.roles.main_mixer import MixerOptions, _new_mix_role
+from serving.roles.mixer import LogMixer
+from serving.roles.monitor import RoleMonitor
+from serving.roles.outputs import RECORDINGS, Kept
+from serving.roles.registered import Registered
+from serving.roles.sender import Sender
+from serving.testing.hand_clock import HandClock
+from serving.testing.memory_log import MemoryLog
+from serving.types import PixelArray
+
+FRAMES, SHOWN_FIRST = 150, 120  # 25 a second: a segment has 50
+
+
+@pytest.fixture
+def log() -> MemoryLog:
+    topics = ("frames", "results", "outcomes", "timelines", "dead_letter", "streams")
+    return MemoryLog({NAMES.topic(topic): 1 for topic in topics})
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def mixer(log: MemoryLog, clock: HandClock, tmp_path: Path) -> Iterator[Callable[[], LogMixer]]:
+    made: list[LogMixer] = []
+
+    def make() -> LogMixer:
+        registered, monitor = Registered(log, NAMES), RoleMonitor("mixer", clock)
+        registered.catch_up()
+        new_role = _new_mix_role(Settings(), MixerOptions(tmp_path), {}, registered, monitor)
+        made.append(LogMixer(log, NAMES, new_role, JpegCodec(), clock, "", monitor, None, registered))
+        return made[-1]
+
+    yield make
+    for role in made:
+        role.close()
+
+
+def wish(log: MemoryLog, **changes: object) -> None:
+    sender = Sender(log.producer())
+    message = StreamMessage("gate", "rtsp://10.0.0.1/", ("person",), mixed=True, **changes)  # type: ignore[arg-type]
+    sender.send(NAMES.topic("streams"), encode_stream(message), None)
+    sender.close()
+
+
+def analysed(log: MemoryLog, seqs: range) -> None:
+    """Frames with their results: a file's frame waits for its own."""
+    write_frames(log, seqs)
+    worked(log, lambda worker: len(records(log, "results", decode_result)) == seqs.stop, in_flight=200)
+
+
+def shown_of(role: LogMixer) -> int:
+    mix = role.role("gate")
+    return mix.counters.frames if mix is not None else 0
+
+
+def turn(role: LogMixer, until: Callable[[], bool]) -> None:
+    for _ in range(400):
+        role.step(0.0)
+        if until():
+            return
+    raise AssertionError("the condition was never met")
+
+
+def tables(folder: Path) -> list[int]:
+    """frame_seq of every picture in every segment that is listed, in order."""
+    names = [line for line in (folder / "index.m3u8").read_text().splitlines() if line.endswith(".m4s")]
+    found = [json.loads((folder / name).with_suffix(".json").read_bytes()) for name in names]
+    assert [table["media_sequence"] for table in found] == list(range(len(found)))
+    return [frame["frame_seq"] for table in found for frame in table["frames"]]
+
+
+def test_f1_a_killed_mixer_s_successor_goes_on_and_shows_no_frame_twice(
+    log: MemoryLog, clock: HandClock, mixer: Callable[[], LogMixer], tmp_path: Path
+) -> None:
+    claims = claim(log)
+    analysed(log, range(SHOWN_FIRST))
+    first = mixer()
+    turn(first, lambda: shown_of(first) == SHOWN_FIRST)
+    before = tables(tmp_path / "gate")
+    assert before == list(range(len(before))) and 50 <= len(before) < SHOWN_FIRST, "the last segment was not whole"
+    log.expire(first._consumer)  # type: ignore[arg-type]
+    analysed(log, range(SHOWN_FIRST, FRAMES))
+    claims.ended(1, FRAMES, last=True)
+    second = mixer()
+    turn(second, lambda: second.outputs("gate") is not None)
+    assert tables(tmp_path / "gate") == list(range(FRAMES)), "nothing committed was lost: no gap, no frame twice"
+    playlist = (tmp_path / "gate" / "index.m3u8").read_text()
+    assert playlist.count("#EXT-X-DISCONTINUITY\n") == 1 and "init-002.mp4" in playlist and "ENDLIST" in playlist
+    with av.open(str(tmp_path / "gate" / "index.m3u8")) as mixed:
+        assert sum(1 for _ in mixed.decode(video=0)) == FRAMES
+    clock.advance(2_000_000_000)
+    second.step(0.0)
+    assert committed(log) == Committed(FRAMES), "what was passed over is done with as well"
+
+
+def committed(log: MemoryLog) -> Committed | None:
+    probe = log.consumer([PLACE.topic], GroupOptions(NAMES.group("mixer")))
+    found = probe.committed([PLACE])[PLACE]
+    probe.close()
+    return found
+
+
+def test_what_is_skipped_to_catch_up_does_not_hold_the_position(
+    log: MemoryLog, clock: HandClock, mixer: Callable[[], LogMixer]
+) -> None:
+    claim(log, kind=SourceKind.LIVE)
+    write_frames(log, range(100), analyse=False)
+    role = mixer()
+    turn(role, lambda: shown_of(role) > 0 or clock.advance(50_000_000) is not None)
+    mix = role.role("gate")
+    assert mix is not None and mix.mixer.counters.skipped > 90, "a backlog is not shown late, frame by frame"
+    write_frames(log, range(100, 103), analyse=False)
+    for _ in range(60):
+        clock.advance(50_000_000)
+        role.step(0.0)
+    assert shown_of(role) <= 5 and committed(log) == Committed(103)
+
+
+def test_recording_is_switched_on_and_off_while_the_source_runs(
+    log: MemoryLog, mixer: Callable[[], LogMixer], tmp_path: Path
+) -> None:
+    claims = claim(log)
+    wish(log)
+    analysed(log, range(10))
+    role = mixer()
+    turn(role, lambda: shown_of(role) == 10)
+    folder = tmp_path / RECORDINGS / "gate"
+    assert not folder.exists()
+    wish(log, recording=True)
+    analysed(log, range(10, 30))
+    turn(role, lambda: shown_of(role) == 20)
+    wish(log, recording=False)
+    analysed(log, range(30, 40))
+    claims.ended(1, 40, last=True)
+    turn(role, lambda: role.outputs("gate") is not None)
+    (file,) = folder.glob("*.mp4")
+    assert file.name == "gate-00001-00000010.mp4"
+    with av.open(str(file)) as recorded:
+        times = [frame.pts * frame.time_base for frame in recorded.decode(video=0) if frame.pts is not None]
+    assert times == [Fraction(3600 * n, 90_000) for n in range(10, 30)], "the source's own PTS"
+
+
+def test_a_full_disk_under_one_output_is_named_and_tried_again() -> None:
+    said: list[StorageFailed | None] = []
+    written: list[int] = []
+
+    class Flaky:
+        full = True
+
+        def write(self, shown: AlignedFrame, rgb: PixelArray) -> None:
+            if Flaky.full:
+                raise StorageFailed("gate: no space left")
+            written.append(shown.frame.frame_seq)
+
+        def close(self) -> OutputSummary:
+            return OutputSummary("", len(written), 0)
+
+        def abandon(self) -> None:
+            return None
+
+    kept = Kept(Flaky, said.append)
+    rgb = JpegCodec().decode(JPEG)
+    for second in range(12):
+        Flaky.full = second < 4
+        frame = Frame("gate", 1, second, second, second, INFO.time_base, ("person",), 0)
+        kept.write(AlignedFrame(frame, second, (), second * 1_000_000_000), rgb)
+    assert written == list(range(5, 12)), "five seconds later"
+    assert [error is None for error in said] == [False, True] and kept.close().frames == 7
+
+
+def test_the_ledger_names_its_holes_and_a_span_of_it(log: MemoryLog) -> None:
+    from serving.frames import DropReason, LedgerKey, Outcome
+    from serving.records import OutcomeMessage, encode_outcome
+
+    sender = Sender(log.producer())
+    for seq in (0, 1, 4, 9):
+        key = LedgerKey("gate", 1, seq, "person")
+        message = OutcomeMessage(key, Outcome.dropped(DropReason.STALE), True)
+        sender.send(NAMES.topic("outcomes"), encode_outcome(message), 0)
+    sender.flush(5)
+    (row,) = read_ledger(log, NAMES, "gate")
+    assert (row.accepted, row.dropped, row.holes, row.missing) == (10, 4, 6, ["2-3", "5-8"]) and not row.balanced
+    (row,) = read_ledger(log, NAMES, "gate", range(0, 2))
+    assert (row.accepted, row.holes, row.missing, row.balanced) == (2, 0, [], True)
+    assert read_ledger(log, NAMES, "gate", epoch=2) == []
+    log.delete_before(TopicPartition(NAMES.topic("outcomes"), 0), 2)
+    (row,) = read_ledger(log, NAMES, "gate")
+    assert (row.accepted, row.forgotten, row.missing) == (6, 4, ["5-8"]), "what retention took was closed"

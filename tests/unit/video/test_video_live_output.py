@@ -1,0 +1,147 @@
+"""Outputs of sources that never end: a window of HLS, files of a recording, a receiver that comes and goes."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import pytest
+from test_video_output import picture, shown
+from video_helpers import TB90  # type: ignore[import-not-found]
+
+from serving.adapters.video import HlsSettings, HlsWriter, PublishWriter, RecordingWriter, last_shown
+from serving.errors import SourceRefused
+from serving.media import OutputStream
+from serving.streams.lines import describe
+
+STREAM = OutputStream(96, 64, TB90)
+TICKS = [9_000 * n for n in range(40)]  # ten a second
+
+
+def hls(folder: Path, ticks: list[int], epoch: int = 1, out_ns: int = 0, window: int = 3) -> HlsWriter:
+    writer = HlsWriter(folder, STREAM, describe, HlsSettings(200_000_000, window, resume=True))
+    for number, frame in enumerate(shown(ticks, TB90, epoch, out_ns)):
+        writer.write(frame, picture(number))
+    return writer
+
+
+def lines(folder: Path, start: str) -> list[str]:
+    return [line for line in (folder / "index.m3u8").read_text().splitlines() if line.startswith(start)]
+
+
+def test_a_live_playlist_moves_on_and_the_disk_does_not_fill(tmp_path: Path) -> None:
+    hls(tmp_path, TICKS).abandon()
+    hls(tmp_path, TICKS, epoch=2, out_ns=5_000_000_000).close()
+    assert len(lines(tmp_path, "segment-")) == 3
+    assert lines(tmp_path, "#EXT-X-MEDIA-SEQUENCE") == ["#EXT-X-MEDIA-SEQUENCE:36"]
+    assert lines(tmp_path, "#EXT-X-DISCONTINUITY-SEQUENCE") == ["#EXT-X-DISCONTINUITY-SEQUENCE:1"]
+    kept = sorted(path.name for path in tmp_path.glob("segment-*.m4s"))
+    assert kept == [f"segment-{n:05d}.m4s" for n in range(33, 39)]
+    assert sorted(path.name for path in tmp_path.glob("init-*")) == ["init-002.mp4"]
+    assert lines(tmp_path, "#EXT-X-MAP") == ['#EXT-X-MAP:URI="init-002.mp4"']
+
+
+def test_the_place_to_go_on_is_that_of_the_last_whole_segment(tmp_path: Path) -> None:
+    assert last_shown(tmp_path) is None
+    hls(tmp_path, TICKS[:11]).abandon()
+    last = last_shown(tmp_path)
+    assert last is not None and (last.frame_seq, last.out_pts_ns) == (9, 900_000_000) and last.key.pts_ns == 900_000_000
+    table = tmp_path / "segment-00004.json"
+    for damaged in (b"", b"[]", json.dumps({"frames": []}).encode(), b"\xff"):
+        table.write_bytes(damaged)
+        assert last_shown(tmp_path) is None
+    (tmp_path / "index.m3u8").write_bytes(b"\xff\xfe")
+    hls(tmp_path, TICKS[:11]).close()
+    assert lines(tmp_path, "segment-")[0] == "segment-00000.m4s" or len(lines(tmp_path, "segment-")) == 3
+
+
+def test_a_recording_is_cut_by_length_and_epoch_into_whole_files(tmp_path: Path) -> None:
+    writer = RecordingWriter(tmp_path, "gate", STREAM, longest_ns=2_000_000_000)
+    for number, frame in enumerate(shown(TICKS, TB90)):
+        writer.write(frame, picture(number))
+    for number, frame in enumerate(shown(TICKS[:5], TB90, 2, 5_000_000_000, fresh=True)):
+        writer.write(frame, picture(number))
+    writer.abandon()
+    found = {}
+    for path in sorted(tmp_path.glob("*.mp4")):
+        with av.open(str(path)) as file:
+            found[path.name] = sum(1 for _ in file.decode(video=0))
+    names = ["gate-00001-00000000.mp4", "gate-00001-00000020.mp4", "gate-00002-00000000.mp4"]
+    assert found == dict(zip(names, (20, 20, 5), strict=True)) and not list(tmp_path.glob(".*.part"))
+
+
+def free_port() -> int:
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        return int(place.getsockname()[1])
+
+
+RECEIVER = """
+import json, sys, av
+with av.open(sys.argv[1], options=json.loads(sys.argv[2])) as container:
+    for number, frame in enumerate(container.decode(video=0)):
+        print(frame.pts * frame.time_base, flush=True)
+        if number == 14:
+            break
+"""
+
+
+@pytest.mark.parametrize(
+    ("scheme", "options"), [("rtmp", {"listen": "1"}), ("rtsp", {"rtsp_flags": "listen", "rtsp_transport": "tcp"})]
+)
+def test_pictures_reach_a_receiver_that_comes_late_at_their_own_times(scheme: str, options: dict[str, str]) -> None:
+    address = f"{scheme}://127.0.0.1:{free_port()}/live/gate"
+    wrong: list[str] = []
+    dropped: list[int] = []
+    writer = PublishWriter(address, STREAM, lambda text: text, dropped.append, wrong.append)
+    frames = iter(enumerate(shown([3600 * n for n in range(9000)], TB90)))
+
+    def send(until: float) -> None:
+        number, frame = next(frames)
+        began = time.monotonic()
+        writer.write(frame, picture(number))
+        assert time.monotonic() - began < 1, "the mixer never waits for a receiver"
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+    deadline = time.monotonic() + 150
+    while not (wrong and dropped):
+        send(deadline)
+    assert address in wrong[0]
+    receiver = subprocess.Popen(
+        [sys.executable, "-c", RECEIVER, address, json.dumps(options)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        while receiver.poll() is None:
+            send(deadline)
+        times = [Fraction(line) for line in (receiver.stdout or []) if line.strip()]
+    finally:
+        receiver.kill()
+        receiver.wait()
+    began = time.monotonic()
+    writer.close()
+    assert time.monotonic() - began < 4
+    assert len(times) == 15
+    steps = [b - a for a, b in pairwise(times)]
+    near = Fraction(1, 1000)  # RTMP counts milliseconds
+    assert all(step > near and (step + near) % Fraction(1, 25) <= 2 * near for step in steps), steps
+
+
+def test_an_address_that_is_not_allowed_is_told_and_nothing_connects() -> None:
+    def refused(address: str) -> str:
+        raise SourceRefused("rtmp://10.0.0.1/x: 10.0.0.1 is a private address")
+
+    wrong: list[str] = []
+    writer = PublishWriter("rtmp://10.0.0.1/x", STREAM, refused, lambda count: None, wrong.append)
+    deadline = time.monotonic() + 20
+    while not wrong and time.monotonic() < deadline:
+        time.sleep(0.02)
+    writer.close()
+    assert "private address" in wrong[0]
