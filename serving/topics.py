@@ -119,11 +119,17 @@ def load_topics(path: Path) -> TopicsFile:
 
 
 def streams_per_partition(source_ids: Sequence[str], partitions: int) -> dict[int, list[str]]:
-    """Which sources share a partition; those with more than their share are hot."""
+    """Which sources share a partition (see `hot_partitions`)."""
     shared: dict[int, list[str]] = {number: [] for number in range(partitions)}
     for source_id in sorted(source_ids):
         shared[partition_of(source_id.encode(), partitions)].append(source_id)
     return shared
+
+
+def hot_partitions(shared: Mapping[int, Sequence[str]]) -> list[int]:
+    """Those with three sources or more, and over twice an even share: one worker has them all."""
+    even = -(-sum(map(len, shared.values())) // max(1, len(shared)))
+    return [number for number, names in sorted(shared.items()) if len(names) >= 3 and len(names) > 2 * even]
 
 
 def _differences(name: str, now: TopicState, wanted: TopicState, refused: list[str]) -> list[Change]:

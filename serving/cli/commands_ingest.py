@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from serving.cli.output import print_json, print_table, say, settings_from
+from serving.cli.role_start import checked
 
 if TYPE_CHECKING:
     from serving.config import Settings
@@ -63,7 +64,7 @@ def ingest(
     from serving.records import StreamMessage
     from serving.roles.main_ingest import run_ingest, run_supervisor
 
-    settings = settings_from(config, kafka=kafka, role_metrics_port=metrics_port)
+    settings = checked(settings_from(config, kafka=kafka, role_metrics_port=metrics_port))
     if not source_id:
         fleet = run_supervisor(settings, member)
         say(f"ingest ended: {dict(fleet.take_ends()) or 'no source'}")

@@ -10,6 +10,7 @@ import typer
 
 from serving.cli.commands_ingest import ingest
 from serving.cli.output import print_json, print_table, say, settings_from
+from serving.cli.role_start import checked
 
 Kafka = Annotated[str | None, typer.Option("--kafka", help="host:port of the brokers")]
 Models = Annotated[list[str], typer.Option("--model", help="a published model; may be given several times")]
@@ -41,7 +42,7 @@ def worker(
     from serving.cli.stream_models import stream_models
     from serving.roles.main_worker import WorkerOptions, run_worker
 
-    settings = settings_from(config, repository=repository, kafka=kafka, role_metrics_port=metrics_port)
+    settings = checked(settings_from(config, repository=repository, kafka=kafka, role_metrics_port=metrics_port))
     options = WorkerOptions(tuple(model), track, member, max_batch, reid)
     with stream_models(settings, [*model, *([reid] if reid else [])], triton) as open_model:
         role = run_worker(settings, options, open_model)
@@ -58,7 +59,7 @@ def mixer(
     """Draw results on the frames they were computed from, and write the mixed video."""
     from serving.roles.main_mixer import MixerOptions, run_mixer
 
-    settings = settings_from(config, repository=repository, kafka=kafka, role_metrics_port=metrics_port)
+    settings = checked(settings_from(config, repository=repository, kafka=kafka, role_metrics_port=metrics_port))
     run_mixer(settings, MixerOptions(output, delay_ms, draw_threshold, member))
 
 
@@ -68,7 +69,7 @@ def accountant(
     """Merge outcomes, close keys, write `outcomes`; forged records become dead letters."""
     from serving.roles.main_accountant import run_accountant
 
-    role = run_accountant(settings_from(config, kafka=kafka, role_metrics_port=metrics_port), member)
+    role = run_accountant(checked(settings_from(config, kafka=kafka, role_metrics_port=metrics_port)), member)
     say(f"accountant ended: {role.dead_letters} dead letters")
 
 

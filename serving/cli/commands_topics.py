@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     topics_app.command()(diff)
     topics_app.command()(apply)
+    topics_app.command()(streams)
     app.add_typer(topics_app, name="topics")
 
 
@@ -53,6 +54,23 @@ def apply(
     _show(plan, json, "done")
     if plan.refused:
         raise typer.Exit(1)
+
+
+def streams(kafka: Kafka = None, config: Config = None, json: Json = False) -> None:
+    """The registered sources of each partition; a hot one is named: its sources share one worker."""
+    from serving.roles.main import open_log
+    from serving.roles.registry import open_registry
+    from serving.topics import hot_partitions, streams_per_partition
+
+    log, names = open_log(settings_from(config, kafka=kafka), "topics")
+    with open_registry(log, names) as registry:
+        active = [name for name, stream in registry.read().items() if stream.active]
+    shared = streams_per_partition(active, log.partitions(names.topic("frames")))
+    hot = hot_partitions(shared)
+    rows = [{"partition": n, "streams": len(found), "hot": n in hot, "names": found} for n, found in shared.items()]
+    print_json(rows) if json else print_table("streams by partition", rows)
+    for number in hot:
+        say(f"hot: partition {number} has {len(shared[number])} of {len(active)} streams; add partitions, or rename")
 
 
 def _plan(

@@ -30,6 +30,7 @@ QUEUE = 8
 FIRST_S, MOST_S = 0.5, 8.0
 TIMEOUT_US = "5000000"
 CLOSE_S = 2.0
+SILENT_NS = 15_000_000_000
 ENCODER = {"preset": "veryfast", "crf": "23", "tune": "zerolatency", "g": "60", "bf": "0", "flags": "+global_header"}
 CHILD = "serving.adapters.video.publish_child"
 _FORMATS = {"rtsp": "rtsp", "rtsps": "rtsp", "rtmp": "flv", "rtmps": "flv"}
@@ -46,7 +47,10 @@ class _Pipe:
         self._file = file
 
     def write(self, data: bytes) -> int:
-        return self._file.write(data)
+        left = memoryview(data)
+        while left:
+            left = left[self._file.write(left) :]
+        return len(data)
 
 
 class PublishWriter:
@@ -66,7 +70,7 @@ class PublishWriter:
         self._changed = threading.Condition()
         self._queue: deque[tuple[int, PixelArray]] = deque()
         self._closed = False
-        self._frames = 0
+        self._frames = self._moved_ns = 0
         self._child: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
         self._thread.start()
@@ -82,6 +86,11 @@ class PublishWriter:
             self._changed.notify()
         if dropped:
             self._on_drop(dropped)
+            if self._child is not None and shown.released_mono_ns - self._moved_ns > SILENT_NS:
+                self._child.kill()  # it takes nothing: connect anew
+                self._moved_ns = shown.released_mono_ns
+        else:
+            self._moved_ns = shown.released_mono_ns
 
     def close(self) -> OutputSummary:
         """Send what is queued, if that is quick."""
@@ -115,26 +124,24 @@ class PublishWriter:
 
     def _connection(self) -> None:
         """One connection, until the receiver ends it or we are closed."""
-        timeout = (
-            {"rtsp_transport": "tcp", "timeout": TIMEOUT_US} if self._format == "rtsp" else {"rw_timeout": TIMEOUT_US}
-        )
-        told = {"address": self._resolve(self._address), "format": self._format, "options": timeout}
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-        )
-        try:
-            self._feed(self._child, told)
-        except (OSError, av.FFmpegError) as error:
-            raise _Ended(self._last_words(self._child) or "the receiver left") from error
-        finally:
-            self._child.kill()
-            self._child.wait()
+        options = {"rtsp_transport": "tcp", "timeout": TIMEOUT_US} if self._format == "rtsp" else {}
+        told = {"address": self._resolve(self._address), "format": self._format, "options": options}
+        with subprocess.Popen(
+            [sys.executable, "-m", CHILD],
+            bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+        ) as child:  # fmt: skip
+            self._child = child
+            try:
+                self._feed(child, told)
+            except (OSError, av.FFmpegError) as error:
+                raise _Ended(self._last_words(child) or "the receiver left, or took nothing") from error
+            finally:
+                child.kill()
 
     def _feed(self, child: subprocess.Popen[bytes], told: dict[str, Any]) -> None:
         """Encoded pictures to the process that holds the connection; what it cannot take in time waits in the queue."""
         assert child.stdin is not None
         child.stdin.write(json.dumps(told).encode() + b"\n")
-        child.stdin.flush()
         container: Any = av.open(_Pipe(child.stdin), "w", format="nut", options={"flush_packets": "1"})
         video = add_video(container, self._stream, ENCODER)
         last = -1
@@ -144,7 +151,6 @@ class PublishWriter:
                 last = tick
                 for packet in video.encode(picture_for(rgb, self._stream, tick)):
                     container.mux(packet)
-                child.stdin.flush()
                 self._frames += 1
         container.close()
         child.stdin.close()
