@@ -51,7 +51,7 @@ def command(clip: Path, streams: int, model: str, every: int, folder: Path, repo
 
 def serve(line: Sequence[str], log: Path) -> tuple[Served, dict[str, Any]]:
     """Run it; its figures and its summary. RuntimeError where it failed or did not balance."""
-    cpu, started = _children_cpu_s(), time.perf_counter()
+    cpu, started = children_cpu_s(), time.perf_counter()
     with log.open("w") as errors:
         child = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=errors, text=True)
         try:
@@ -66,7 +66,7 @@ def serve(line: Sequence[str], log: Path) -> tuple[Served, dict[str, Any]]:
     document = json.loads(text)
     frames = check(document)
     rss_mib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return Served(frames, document["seconds"], wall_s, _children_cpu_s() - cpu, rss_mib), document
+    return Served(frames, document["seconds"], wall_s, children_cpu_s() - cpu, rss_mib), document
 
 
 def check(document: dict[str, Any]) -> int:
@@ -109,6 +109,6 @@ def _same(ours: Sequence[float], theirs: Sequence[float], slack: float) -> bool:
     return len(first) == len(second) and all(abs(a - b) <= slack for a, b in zip(first, second, strict=True))
 
 
-def _children_cpu_s() -> float:
+def children_cpu_s() -> float:
     times = os.times()
     return times.children_user + times.children_system

@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     bench_app.command("rest")(bench_rest)
     bench_app.command("stream")(bench_stream)
     bench_app.command("overload")(bench_overload)
+    bench_app.command("kafka")(bench_kafka)
     app.add_typer(bench_app, name="bench")
 
 
@@ -131,3 +132,31 @@ def bench_stream(
     run = stream.run(stream.Job(settings.repository.resolve(), model, sample, streams, rounds, seconds), say)
     print(stream_report.table(run))
     print(stream_report.write(run, output, time.strftime("stream-%Y%m%d-%H%M", time.gmtime())))
+
+
+def bench_kafka(
+    model: Annotated[str, typer.Option("--model", "-m", help="a published detector")] = "person_ssdlite",
+    streams: Annotated[int, typer.Option(min=1, max=64, help="copies of the clip at once")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="rounds; 10 or more for a figure to quote")] = 5,
+    frames: Annotated[int, typer.Option(min=10, help="pictures of each copy")] = 300,
+    stub_frames: Annotated[int, typer.Option(min=100, help="frames for one worker with a model for nothing")] = 3000,
+    kills: Annotated[int, typer.Option(min=0, help="kill -9 of the worker that has a live source (F1)")] = 20,
+    outages: Annotated[int, typer.Option(min=0, help="times the broker goes away (F2)")] = 5,
+    outage_s: Annotated[float, typer.Option(min=1.0, help="for how long, seconds")] = 30.0,
+    sample: Annotated[Path, typer.Option(help="short clip to make the sources from")] = PEDESTRIANS,
+    output: Annotated[Path, typer.Option(help="folder of the report")] = Path("docs/measurements"),
+    repository: Repository = None, config: Config = None,
+) -> None:  # fmt: skip
+    """Streams through Kafka against `lockstep run` and N_max: CPU of each hop, one worker's results, F1, F2."""
+    from loadtest import kafka, kafka_report
+
+    settings = settings_from(config, repository=repository)
+    job = kafka.Job(
+        settings.repository.resolve(), model, sample.resolve(), streams, rounds, frames, "768x576", stub_frames, kills,
+        outages, outage_s,
+    )  # fmt: skip
+    run = kafka.run(job, say)
+    print(kafka_report.table(run))
+    print(kafka_report.hop_table(run["figures"]))
+    print(kafka_report.summary(run["figures"]))
+    print(kafka_report.write(run, output, time.strftime("kafka-%Y%m%d-%H%M", time.gmtime())))

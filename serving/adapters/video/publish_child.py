@@ -1,4 +1,4 @@
-"""The process that holds the connection to a receiver: `python -m serving.adapters.video.publish_child`.
+"""The process that holds the connection to a receiver: `python serving/adapters/video/publish_child.py`.
 
 libav holds Python's lock while it connects and writes headers, so in the mixer's own process a receiver that is silent
 would hold up everything else. Standard input: a line of JSON (address, format, options), then the encoded video as NUT,

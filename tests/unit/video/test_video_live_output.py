@@ -83,6 +83,7 @@ def free_port() -> int:
 LISTENING = {"rtmp": ["-listen", "1"], "rtsp": ["-rtsp_flags", "listen"]}
 
 
+@pytest.mark.long
 @pytest.mark.needs("ffmpeg")
 @pytest.mark.parametrize("scheme", LISTENING)
 def test_pictures_reach_a_receiver_that_comes_late(scheme: str, tmp_path: Path) -> None:
