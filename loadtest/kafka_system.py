@@ -20,7 +20,7 @@ import psutil
 from loadtest.facts import tree_cpu_s
 from loadtest.stream_run import executable
 
-READY_S, STOP_S = 120.0, 30.0
+READY_S, STOP_S = 240.0, 30.0
 
 
 def free_port() -> int:
@@ -54,6 +54,7 @@ class System:
     def __enter__(self) -> System:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
+            subprocess.run([sys.executable, "-m", "deploy.embedded.kafka_jars"], check=True, stdout=subprocess.DEVNULL)
             self.start_broker()
             self.call("topics", "apply")
         except BaseException:
@@ -189,8 +190,8 @@ _CLIENTS: dict[str, Any] = {}
 
 def _ends(address: str, topic: str) -> list[int]:
     """The next offset of each partition, by another client than the one that is measured; it outlives outages."""
-    from kafka import KafkaConsumer, TopicPartition
-    from kafka.errors import KafkaError
+    from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
+    from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
     deadline = time.monotonic() + READY_S
     while True:
