@@ -80,6 +80,14 @@ class Analyst:
         self.changed.notify_all()
         return True
 
+    def relieve(self, place: TopicPartition, count: int) -> None:
+        """Newer frames of this partition wait on the log: the oldest live ones make room, as they would in a queue."""
+        live = [key for key, job in self._jobs.items() if job.place == place and job.rules.live]
+        for key in live[:count]:
+            self._give_up_key(key, Outcome.dropped(DropReason.OVERLOAD))
+        if live:
+            self.changed.notify_all()
+
     def drop(self, places: Sequence[TopicPartition], sources: Sequence[str]) -> None:
         """These partitions are another's: what waits here is passed over, what is remembered is worth nothing."""
         gone: set[object] = set(places)

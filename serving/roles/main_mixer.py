@@ -64,7 +64,6 @@ def _new_mix_role(
 ) -> NewMixRole:  # fmt: skip
     def make(timeline: TimelineMessage, told: Callable[[AlignedFrame], None]) -> MixRole:
         source_id, info = timeline.claim.source_id, timeline.info
-        registered.poll()
         wished = registered.get(source_id)
         live, captions = info.kind is SourceKind.LIVE, wished is None or wished.captions
         delay_ms = wished.delay_ms if wished is not None and wished.supervised else options.delay_ms

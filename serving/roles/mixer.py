@@ -60,6 +60,7 @@ class LogMixer:
         monitor: RoleMonitor | None = None, index: ResultIndex | None = None, registered: Registered | None = None,
     ) -> None:  # fmt: skip
         self._index, self._registered = index, registered
+        self._news: set[str] = set()  # sources that were wished otherwise while another one was opened
         self.monitor = monitor or RoleMonitor("mixer", clock, names.prefix)
         self._frames, self._results = names.topic("frames"), names.topic("results")
         self._new_role, self._codec, self._clock = new_role, codec, clock
@@ -80,7 +81,8 @@ class LogMixer:
         """Read, show what is due, commit what was shown."""
         self._timelines.poll()
         if self._registered is not None:
-            self._begin_anew(self._registered.poll())
+            self._begin_anew(self._news | self._registered.poll())
+            self._news.clear()
         polled = self._consumer.poll(timeout_s)
         self.monitor.polled(polled)
         newest = self._newest(polled.records)
@@ -205,6 +207,8 @@ class LogMixer:
 
     def _open(self, message: FrameMessage, claimed: TimelineMessage, number: int) -> _Source:
         source_id = message.record.source_id
+        if self._registered is not None:
+            self._news |= self._registered.poll() - {source_id}
         role = self._new_role(claimed, partial(self._shown, source_id))
         source = self._sources[source_id] = _Source(role, claimed.info.kind is SourceKind.LIVE, number)
         now_ns = self._clock.monotonic_ns()

@@ -195,6 +195,9 @@ class LogWorker:
                     break
             part.waiting.popleft()
         full = part.progress.open >= self._settings.in_flight
+        if full and self._consumer.lag().get(place, 0) > 0:
+            with self._changed:
+                self.analyst.relieve(place, self._settings.in_flight // 2)
         if full and not part.paused:
             self._consumer.pause([place])
         elif part.paused and not full:

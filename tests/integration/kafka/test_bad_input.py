@@ -104,7 +104,8 @@ def test_a_topic_deleted_under_way_ends_the_reader_with_its_name(kafka: Embedded
     deadline = time.monotonic() + 30
     while not consumer.assignment() and time.monotonic() < deadline:
         consumer.poll(0.1)
-    KafkaTopics(options)._admin.delete_topics([topic])[topic].result(20)
+    admin = KafkaTopics(options)._admin  # held: a client that is let go takes its calls with it
+    admin.delete_topics([topic])[topic].result(20)
     with pytest.raises((TopicUnknown, LogError)) as found:
         while time.monotonic() < deadline + 30:
             consumer.poll(0.1)
