@@ -6,11 +6,11 @@ Tightening is free. Loosening needs `parity.because` and is named in the certifi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from serving.errors import SpecInvalid
-from serving.spec import ModelSpec
+from serving.spec import ModelSpec, Threshold
 from serving.tasks.base import Task
 
 # Which way is stricter. A bound that is in neither set is unknown and refused.
@@ -46,7 +46,12 @@ def gate_of(row: str, task: Task, spec: ModelSpec) -> RowGate:
     check_names(spec)
     default = {**BASE.get(row, {}), **(task.default_gates.get(row) or task.default_gates.get(_family(row), {}))}
     if "threshold" in default:
-        served = [values["score_threshold"] for values in spec.thresholds.values() if "score_threshold" in values]
+        served = [
+            bound
+            for values in spec.thresholds.values()
+            if "score_threshold" in values
+            for bound in bounds_in(values["score_threshold"])
+        ]
         default["threshold"] = min(default["threshold"], *served) if served else default["threshold"]
     bounds = dict(default)
     for name in dict.fromkeys((_engine_or_self(row), row)):
@@ -56,6 +61,11 @@ def gate_of(row: str, task: Task, spec: ModelSpec) -> RowGate:
         what = ", ".join(f"{n} {default[n]:g} -> {bounds[n]:g}" for n in loosened)
         raise SpecInvalid(f"{spec.name}: parity.gates.{row}: {what} is looser than the default", hint="add `because:`")
     return RowGate(bounds, loosened, spec.parity.because if loosened else "")
+
+
+def bounds_in(threshold: Threshold) -> Sequence[float]:
+    """The bounds that a threshold holds: one, or one a class."""
+    return tuple(threshold.values()) if isinstance(threshold, dict) else (threshold,)
 
 
 def check_gates(task: Task, spec: ModelSpec) -> None:

@@ -17,7 +17,7 @@ from serving.errors import InputError, SpecInvalid
 from serving.preprocess.decode import decode
 from serving.preprocess.reference import Prepared, prepare
 from serving.spec import ModelSpec, PreprocessSpec
-from serving.types import DATATYPES, Array
+from serving.types import DATATYPES, UNKNOWN, UNKNOWN_LABEL, Array
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 ENOUGH = 32
@@ -131,6 +131,10 @@ def _read_labels(spec: ModelSpec, folder: Path, files: set[str]) -> Mapping[str,
 
 
 def truth(labels: Sequence[str | None], names: Sequence[str]) -> list[str | None]:
-    """Label texts as class ids where they are class names; other texts (ids, counts) stay as they are."""
-    ids = {name: str(index) for index, name in enumerate(names)}
-    return [None if label is None else ids.get(label, label) for label in labels]
+    """Label texts as class ids where they are class names (several: `cat;dog`); other texts stay as they are."""
+    ids = {name: str(index) for index, name in enumerate(names)} | {UNKNOWN_LABEL: str(UNKNOWN)}
+    return [None if label is None else ids.get(label) or _each(label, ids) for label in labels]
+
+
+def _each(label: str, ids: Mapping[str, str]) -> str:
+    return ";".join(ids.get(part.strip(), part.strip()) for part in label.split(";"))

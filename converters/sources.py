@@ -9,18 +9,18 @@ import hashlib
 import importlib
 import json
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from converters.certificate import machine, tools
 from converters.rows_gates import check_gates
-from converters.samples import SampleSet, read_samples
+from converters.samples import Sample, SampleSet, read_samples
 from serving.bundle import sha256_of
 from serving.errors import CheckpointRefused, ImportFailed, SpecInvalid
 from serving.spec import ModelSpec
 from serving.tasks import task_named
-from serving.tasks.base import Task
+from serving.tasks.base import Task, check_thresholds
 
 Progress = Callable[[str], None]
 _ROOT = Path(__file__).resolve().parents[1]
@@ -53,6 +53,7 @@ def gather(spec_path: Path, cache: Path, limit: int | None, target: str, progres
         raise SpecInvalid(f"{spec.name}: a pipeline is certified by `lockstep convert {spec_path}`, as a whole")
     task = task_named(spec.task)
     task.check(spec)
+    check_thresholds(task, spec)
     check_gates(task, spec)
     folder = spec_path.resolve().parent
     checkpoint, sample_folder = _brought(spec, folder, cache, progress)
@@ -68,8 +69,17 @@ def gather(spec_path: Path, cache: Path, limit: int | None, target: str, progres
         )
     samples = read_samples(spec, sample_folder, limit)
     labels = spec.label_names(folder)
+    spec = spec.with_class_ids(labels)
     content = _content(spec, folder, checkpoint_sha256, samples, labels, target)
     return Sources(spec, spec_path, task, checkpoint, checkpoint_sha256, labels, samples, limit, target, content, cache)
+
+
+def of_pictures(sources: Sources, paths: Sequence[Path]) -> Sources:
+    """The same model, to be asked for other pictures than its samples, in the order given."""
+    samples = SampleSet(tuple(Sample(str(path), path, path.read_bytes()) for path in paths), labelled=False)
+    home = sources.spec_path.resolve().parent
+    content = _content(sources.spec, home, sources.checkpoint_sha256, samples, sources.labels, sources.target)
+    return replace(sources, samples=samples, content_sha256=content)
 
 
 def _brought(spec: ModelSpec, folder: Path, cache: Path, progress: Progress) -> tuple[Path, Path]:

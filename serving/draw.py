@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from serving.frames import Origin
-from serving.types import Classification, Detections, FloatArray, PixelArray
+from serving.types import UNKNOWN, UNKNOWN_LABEL, Classification, Detections, FloatArray, PixelArray
 
 Colour = tuple[int, int, int]
 Point = tuple[int, int]
@@ -127,6 +127,8 @@ def colour_of_box(boxes: Detections, index: int) -> Colour:
 
 def name_of(class_id: int, labels: Sequence[str]) -> str:
     """The label of a class, or its number where the labels end."""
+    if class_id == UNKNOWN:
+        return UNKNOWN_LABEL
     return labels[class_id] if 0 <= class_id < len(labels) else f"class {class_id}"
 
 

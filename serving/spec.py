@@ -7,7 +7,7 @@ the YAML's folder. What a served version needs of its spec travels beside the en
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +23,7 @@ Kernel = Literal["pil_bilinear", "pil_bicubic", "pil_nearest", "cv2_linear", "cv
 ColourOrder = Literal["rgb", "bgr", "grey", "pseudo_grey"]
 ValueRange = Literal["unit", "byte", "signed"]
 CheckpointFormat = Literal["state_dict", "torchscript", "torch_export", "safetensors", "onnx"]
+Threshold = float | dict[str, float]
 EngineName = Literal["openvino", "onnxruntime", "tensorrt_rtx", "tensorrt"]
 
 
@@ -176,7 +177,9 @@ class ModelSpec(_Strict):
     answer: AnswerSpec = AnswerSpec()
     labels: str | tuple[str, ...] = Field((), description="a file with one label a line, or the labels themselves")
     options: dict[str, Any] = Field(default_factory=dict, description="the task's own settings, checked by the task")
-    thresholds: dict[str, dict[str, float]] = Field(default_factory=dict, description="scenario -> parameter -> value")
+    thresholds: dict[str, dict[str, Threshold]] = Field(
+        default_factory=dict, description="scenario -> parameter -> value, or label -> value ('*': the other classes)"
+    )
     precision: Literal["fp16", "fp32"] = "fp16"
     keep_fp32: tuple[str, ...] = Field((), description="operators or node names kept in FP32")
     engines: tuple[EngineName, ...] = ("openvino", "onnxruntime", "tensorrt_rtx")
@@ -213,6 +216,26 @@ class ModelSpec(_Strict):
     def takes_pictures(self) -> bool:
         """Whether a request is a picture; else it is named tensors."""
         return self.preprocess is not None or bool(self.steps)
+
+    def with_class_ids(self, labels: Sequence[str]) -> ModelSpec:
+        """The spec with the labels inside `thresholds` as class ids, as tasks read them; SpecInvalid for another."""
+        ids = {label: str(number) for number, label in enumerate(labels)} | {"*": "*"}
+
+        def numbered(where: str, value: Threshold) -> Threshold:
+            if not isinstance(value, dict):
+                return value
+            for label in value:
+                if label not in ids:
+                    close = difflib.get_close_matches(label, ids, n=1)
+                    hint = f"did you mean {close[0]!r}?" if close else "the keys are labels, or '*' for all others"
+                    raise SpecInvalid(f"{self.name}: thresholds.{where}: unknown label {label!r}", hint=hint)
+            return {ids[label]: bound for label, bound in value.items()}
+
+        found = {
+            scenario: {name: numbered(f"{scenario}.{name}", value) for name, value in values.items()}
+            for scenario, values in self.thresholds.items()
+        }
+        return self.model_copy(update={"thresholds": found})
 
     @classmethod
     def read(cls, path: Path) -> ModelSpec:

@@ -138,9 +138,16 @@ class Detections(TaskResult):
         return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
 
 
+UNKNOWN, UNKNOWN_LABEL = -1, "unknown"
+
+
 @dataclass(frozen=True, slots=True)
 class Classification(TaskResult):
-    """Classes of one sample, best first. class_id: int64 [k]; score: float32 [k] in 0..1."""
+    """Classes of one sample, best first. class_id: int64 [k]; score: float32 [k] in 0..1.
+
+    An answer that is refused starts with class_id UNKNOWN, whose score is 1 less the best class's; what follows are the
+    classes that it would have been.
+    """
 
     class_id: IntArray
     score: FloatArray

@@ -17,6 +17,7 @@ __all__ = ["IMPORTERS", "ImportedModel", "Progress", "import_model"]
 
 IMPORTERS: Mapping[str, str] = {
     "digits": "models.importers.digits:bring",
+    "digits_open": "models.importers.digits_open:bring",
     "face_embedder": "models.importers.face_embedder:bring",
     "face_retina": "models.importers.face_retina:bring",
     "face_yolo": "models.importers.face_yolo:bring",

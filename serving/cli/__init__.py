@@ -22,6 +22,7 @@ app = typer.Typer(
 
 def _register() -> None:
     from serving.cli import (
+        commands_evaluation,
         commands_galleries,
         commands_ingest,
         commands_letters,
@@ -34,7 +35,7 @@ def _register() -> None:
     )
 
     modules = (commands_models, commands_serving, commands_streams, commands_topics, commands_roles, commands_ingest,
-               commands_letters, commands_up, commands_galleries)  # fmt: skip
+               commands_letters, commands_up, commands_galleries, commands_evaluation)  # fmt: skip
     for module in modules:
         module.register(app)
 

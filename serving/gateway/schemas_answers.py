@@ -24,6 +24,7 @@ def array(items: Schema) -> Schema:
 
 TEXT: Schema = {"type": "string"}
 NUMBER: Schema = {"type": "number"}
+THRESHOLD: Schema = {"anyOf": [NUMBER, {"type": "object", "additionalProperties": NUMBER}]}
 INTEGER: Schema = {"type": "integer"}
 BOOLEAN: Schema = {"type": "boolean"}
 UNIT: Schema = {"type": "number", "minimum": 0, "maximum": 1}
@@ -75,7 +76,7 @@ MODEL = obj(
                 {"type": TEXT, "minimum": _NULLABLE_NUMBER, "maximum": _NULLABLE_NUMBER, "default": {}, "help": TEXT}
             ),
         },
-        "scenarios": {"type": "object", "additionalProperties": {"type": "object", "additionalProperties": NUMBER}},
+        "scenarios": {"type": "object", "additionalProperties": {"type": "object", "additionalProperties": THRESHOLD}},
         "labels": array(TEXT),
         "preprocess": {"type": ["object", "null"]},
         "outputs": array(obj({"name": TEXT, "datatype": TEXT, "shape": array(INTEGER)})),

@@ -29,7 +29,7 @@ from serving.records.fields import (
     text_of,
     wrong,
 )
-from serving.types import Classification, Detections, Embedding, TaskResult
+from serving.types import UNKNOWN, Classification, Detections, Embedding, TaskResult
 
 TOPIC = "results"
 SCHEMA = 1
@@ -208,7 +208,7 @@ def _answer(fields: Fields, tracked: bool) -> tuple[TaskResult, Mapping[str, Any
         return _detections(fields.rows("detections"), tracked), answer
     if "classes" in answer:
         rows = fields.rows("classes")
-        ids = np.array([row.integer("class_id", 0, (1 << 31) - 1) for row in rows], np.int64)
+        ids = np.array([row.integer("class_id", UNKNOWN, (1 << 31) - 1) for row in rows], np.int64)
         return Classification(ids, np.array([row.number("score", 0, 1) for row in rows], np.float32)), answer
     if "embedding" in answer:
         return Embedding(np.array(fields.floats("embedding", 1, MAX_EMBEDDING), np.float32)), answer

@@ -91,7 +91,7 @@ def _about_the_answer() -> dict[str, Any]:
         "detections": _detections(),
         "classes": _rows(
             {
-                "class_id": {"type": "integer", "minimum": 0},
+                "class_id": {"type": "integer", "minimum": -1, "description": "-1: unknown"},
                 "score": {"type": "number", "minimum": 0, "maximum": 1},
             },
             {"label": {"type": ["string", "null"]}},

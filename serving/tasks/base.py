@@ -17,6 +17,7 @@ from serving.spec import ModelSpec
 from serving.types import (
     Array,
     Detections,
+    FloatArray,
     ImageTransform,
     InferRequest,
     InferResponse,
@@ -39,6 +40,7 @@ class Parameter:
     maximum: float | None = None
     default: Any = None
     help: str = ""
+    by_class: bool = False  # a scenario may give it for each class
 
     def parse(self, name: str, value: Any) -> Any:
         """The value as its type; ParameterInvalid says name, expected and got."""
@@ -202,6 +204,33 @@ def parse_parameters(task: Task, spec: ModelSpec, given: Mapping[str, Any]) -> d
             raise ParameterInvalid(f"unknown parameter {str(name)[:60]!r}; {spec.name} takes {', '.join(known)}")
         values[name] = task.parameters[name].parse(name, value)
     return values
+
+
+def check_thresholds(task: Task, spec: ModelSpec) -> None:
+    """Raise SpecInvalid where a scenario names a parameter that the task lacks, or a value outside its range."""
+    for scenario, values in spec.thresholds.items():
+        for name, value in values.items():
+            where = f"{spec.name}: thresholds.{scenario}"
+            if name not in task.parameters:
+                raise SpecInvalid(f"{where}: unknown parameter {name!r}; {spec.task} has {', '.join(task.parameters)}")
+            if isinstance(value, dict) and not task.parameters[name].by_class:
+                raise SpecInvalid(f"{where}.{name}: expected one number, got one for each class")
+            try:
+                for bound in value.values() if isinstance(value, dict) else (value,):
+                    task.parameters[name].parse(name, bound)
+            except ParameterInvalid as error:
+                raise SpecInvalid(f"{where}: {error.message}") from error
+
+
+def for_each_class(value: Any, default: float, classes: int) -> FloatArray:
+    """A threshold as one number a class: float32 [classes]. value: a number, `class_id or * -> number`, or None."""
+    if not isinstance(value, Mapping):
+        return np.full(classes, default if value is None else float(value), np.float32)
+    bounds = np.full(classes, float(value.get("*", default)), np.float32)
+    for class_id, bound in value.items():
+        if class_id != "*" and int(class_id) < classes:
+            bounds[int(class_id)] = bound
+    return bounds
 
 
 COMMON_PARAMETERS: Mapping[str, Parameter] = {

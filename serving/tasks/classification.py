@@ -1,4 +1,4 @@
-"""Classification: logits [classes] -> the best classes with their scores."""
+"""Classification: logits [classes] -> the best classes with their scores, or `unknown`."""
 
 from __future__ import annotations
 
@@ -6,29 +6,47 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from serving.errors import SpecInvalid
 from serving.spec import ModelSpec
-from serving.tasks.base import Agreement, Gate, Parameter, parse_options
-from serving.types import Array, Classification, FloatArray, ImageTransform, TaskResult, TensorSpec
+from serving.tasks.base import Agreement, Gate, Parameter, for_each_class, parse_options
+from serving.types import (
+    UNKNOWN,
+    UNKNOWN_LABEL,
+    Array,
+    Classification,
+    FloatArray,
+    ImageTransform,
+    TaskResult,
+    TensorSpec,
+)
 
 
 class ClassificationOptions(BaseModel):
-    """activation: what turns the network's numbers into scores (none: they are scores already)."""
+    """What the network's numbers are, and when an answer is refused as `unknown`.
+
+    activation: softmax for one class a sample, sigmoid for a multi-label head (each class on its own), cosine for
+    similarities to class embeddings (-1..1 -> 0..1), none where the numbers are scores already.
+    unknown: an answer in which no class reaches its threshold, or the best leads by less than `margin`, is `unknown`.
+    other_class: the class that stands for 'none of these'; where it is the best one, the answer is `unknown`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    activation: Literal["softmax", "sigmoid", "cosine", "none"] = "softmax"
+    unknown: bool = False
+    other_class: int | None = Field(None, ge=0, description="class_id of 'none of these'; needs unknown: true")
 
 
 class ClassificationTask:
-    """Top-k by score; ties go to the lower class_id."""
+    """Top-k by score, ties to the lower class_id. Unknown is a label of its own: class_id -1, first in its answer."""
 
     name = "classification"
     options_model = ClassificationOptions
     parameters: Mapping[str, Parameter] = {
         "top_k": Parameter("int", 1, 1000, 5, "how many classes, best first"),
-        "score_threshold": Parameter("float", 0.0, 1.0, 0.0, "classes below this score are left out"),
+        "score_threshold": Parameter("float", 0.0, 1.0, 0.0, "classes below this score are left out", by_class=True),
+        "margin": Parameter("float", 0.0, 1.0, 0.0, "options.unknown: a best class that leads by less is unknown"),
     }
     default_gates: Mapping[str, Gate] = {
         "onnx_fp32": {"margin": 0.0},
@@ -38,8 +56,12 @@ class ClassificationTask:
     }
 
     def check(self, spec: ModelSpec) -> None:
-        """One output of logits or scores, and known options."""
-        parse_options(ClassificationOptions, spec)
+        """One output of logits or scores, and known options that go together."""
+        options = parse_options(ClassificationOptions, spec)
+        if options.other_class is not None and not options.unknown:
+            raise SpecInvalid(f"{spec.name}: options.other_class: needs options.unknown: true")
+        if not options.unknown and any(values.get("margin") for values in spec.thresholds.values()):
+            raise SpecInvalid(f"{spec.name}: thresholds: margin: needs options.unknown: true")
         if len(spec.outputs) > 1:
             raise SpecInvalid(f"{spec.name}: outputs: classification has one, got {list(spec.outputs)}")
 
@@ -50,11 +72,17 @@ class ClassificationTask:
     def postprocess(
         self, raw: Mapping[str, Array], transform: ImageTransform | None, spec: ModelSpec, parameters: Mapping[str, Any]
     ) -> Classification:
-        """Logits -> scores -> top_k at or above score_threshold."""
-        scores = activate(next(iter(raw.values())), parse_options(ClassificationOptions, spec).activation)
-        order = np.argsort(-scores, kind="stable")[: int(parameters.get("top_k") or 5)]
-        order = order[scores[order] >= float(parameters.get("score_threshold") or 0.0)]
-        return Classification(order.astype(np.int64), scores[order])
+        """Logits -> scores -> top_k at or above their thresholds, behind `unknown` where the answer is refused."""
+        options = parse_options(ClassificationOptions, spec)
+        scores = activate(next(iter(raw.values())), options.activation)
+        bounds = for_each_class(parameters.get("score_threshold"), 0.0, len(scores))
+        order = np.argsort(-scores, kind="stable")
+        named = order[(scores[order] >= bounds[order]) & (order != options.other_class)]
+        shown = named[: int(parameters.get("top_k") or 5)].astype(np.int64)
+        if options.unknown and is_unknown(scores, order, named, options, float(parameters.get("margin") or 0.0)):
+            best = scores[order[order != options.other_class][:1]]
+            return Classification(np.append(UNKNOWN, shown), np.append(1 - best, scores[shown]))
+        return Classification(shown, scores[shown])
 
     def count_classes(self, raw: Mapping[str, Array], spec: ModelSpec) -> int:
         """The length of the scores."""
@@ -78,39 +106,87 @@ class ClassificationTask:
         return {"class_id": result.class_id.astype(np.int32), "score": result.score}
 
     def agree(self, reference: TaskResult, candidate: TaskResult, gate: Gate, spec: ModelSpec) -> Agreement:
-        """Top-1 equal wherever the reference's margin to its runner-up is at least the gate's."""
+        """Top-1 equal wherever the reference's margin to its runner-up is at least the gate's.
+
+        Known and unknown are another decision, unless the best class scores the same within that margin. Multi-label
+        heads have as many decisions as classes: the score of each one shown moves by no more than it.
+        """
         assert isinstance(reference, Classification) and isinstance(candidate, Classification)
-        scores = reference.score
-        margin = float(scores[0] - scores[1]) if len(scores) > 1 else 1.0
-        same = bool(len(scores)) and bool(len(candidate.class_id)) and reference.class_id[0] == candidate.class_id[0]
-        ok = same or margin < gate.get("margin", 0.0)
-        if not len(scores) and not len(candidate.score):
-            ok = True
-        why = "" if ok else f"top-1 {reference.class_id[:1].tolist()} became {candidate.class_id[:1].tolist()}"
-        return Agreement(ok, {"top1_equal": float(same), "margin": margin}, why)
+        bound, a, b = gate.get("margin", 0.0), _named(reference), _named(candidate)
+        margin = float(a.score[0] - a.score[1]) if len(a.score) > 1 else 1.0
+        same = a.class_id[:1].tolist() == b.class_id[:1].tolist()
+        moved = abs(_best(reference) - _best(candidate))
+        flipped = _unknown(reference) != _unknown(candidate) and moved >= bound
+        ok = (same or margin < bound) and not flipped
+        if parse_options(ClassificationOptions, spec).activation == "sigmoid":
+            scores = dict(zip(b.class_id.tolist(), b.score.tolist(), strict=True))
+            pairs = zip(a.class_id.tolist(), a.score.tolist(), strict=True)
+            moved = max((abs(score - scores[c]) for c, score in pairs if c in scores), default=0.0)
+            ok = ok and moved <= max(bound, NOISE)
+        why = f"top-1 {reference.class_id[:1].tolist()} became {candidate.class_id[:1].tolist()}, moved {moved:.4f}"
+        return Agreement(ok, {"top1_equal": float(same), "margin": margin, "moved": moved}, "" if ok else why)
 
     def score(self, metric: str, results: Sequence[TaskResult], labels: Sequence[str], spec: ModelSpec) -> float:
-        """top1 or top5: share of samples whose label (a class_id as text) is among the first 1 or 5."""
-        depth = {"top1": 1, "top5": 5}.get(metric)
-        if depth is None:
-            raise SpecInvalid(f"{spec.name}: expect.metric: expected top1 or top5, got {metric!r}")
-        pairs = [(r, int(label)) for r, label in zip(results, labels, strict=True) if isinstance(r, Classification)]
-        return float(np.mean([label in r.class_id[:depth].tolist() for r, label in pairs]))
+        """top1, top5: share of samples whose label (a class_id as text; -1: unknown) is among the first 1 or 5.
+
+        f1: of multi-label heads, over all (sample, class) pairs as served; labels as `3;7`, '' for none.
+        """
+        found = [r.class_id.tolist() for r in results if isinstance(r, Classification)]
+        truth = [[int(part) for part in label.split(";") if part] for label in labels]
+        pairs = list(zip(found, truth, strict=True))
+        if metric in ("top1", "top5"):
+            return float(np.mean([bool(set(wanted) & set(got[: int(metric[3:])])) for got, wanted in pairs]))
+        if metric == "f1":
+            pairs = [([c for c in got if c != UNKNOWN], wanted) for got, wanted in pairs]
+            right = sum(len(set(got) & set(wanted)) for got, wanted in pairs)
+            return 2 * right / max(1, sum(len(got) + len(wanted) for got, wanted in pairs))
+        raise SpecInvalid(f"{spec.name}: expect.metric: expected top1, top5 or f1, got {metric!r}")
+
+
+NOISE = 1e-3  # what sums in another order move a sigmoid by, at most
+
+
+def is_unknown(scores: Array, order: Array, named: Array, options: ClassificationOptions, margin: float) -> bool:
+    """No class reached its threshold, 'none of these' is the best, or the best leads its runner-up by too little."""
+    if not len(named) or order[0] == options.other_class:
+        return True
+    second = next((scores[c] for c in order.tolist() if c != named[0]), -np.inf)
+    return bool(margin and scores[named[0]] - second < margin)
+
+
+def _unknown(result: Classification) -> bool:
+    return bool(len(result.class_id)) and int(result.class_id[0]) == UNKNOWN
+
+
+def _named(result: Classification) -> Classification:
+    start = int(_unknown(result))
+    return Classification(result.class_id[start:], result.score[start:])
+
+
+def _best(result: Classification) -> float:
+    """The best class's score, also of a refused answer."""
+    if not len(result.score):
+        return 0.0
+    return 1 - float(result.score[0]) if _unknown(result) else float(result.score[0])
 
 
 def activate(logits: Array, activation: str) -> FloatArray:
-    """softmax (shifted by the maximum), sigmoid or nothing, in float32 over the last axis."""
+    """softmax (shifted by the maximum), sigmoid, (1 + cosine) / 2 or nothing, in float32 over the last axis."""
     x = np.asarray(logits, np.float32)
     if activation == "softmax":
         e = np.exp(x - x.max(axis=-1, keepdims=True))
         return np.asarray(e / e.sum(axis=-1, keepdims=True), np.float32)
     if activation == "sigmoid":
         return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)), np.float32)
+    if activation == "cosine":
+        return np.asarray(np.clip(0.5 * (1.0 + x), 0.0, 1.0), np.float32)
     return x
 
 
 def label_of(labels: Sequence[str], class_id: int) -> str:
-    """The label, or `class_<id>` where the list is shorter."""
+    """The label, `unknown`, or `class_<id>` where the list is shorter."""
+    if class_id == UNKNOWN:
+        return UNKNOWN_LABEL
     return labels[class_id] if class_id < len(labels) else f"class_{class_id}"
 
 

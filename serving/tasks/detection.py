@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.errors import SpecInvalid
 from serving.spec import ModelSpec
-from serving.tasks.base import Agreement, Gate, Parameter, parse_options
+from serving.tasks.base import Agreement, Gate, Parameter, for_each_class, parse_options
 from serving.tasks.boxes import match_boxes, nms
 from serving.tasks.classification import activate, label_of
-from serving.types import Array, Detections, ImageTransform, TaskResult, TensorSpec
+from serving.types import Array, Detections, FloatArray, ImageTransform, TaskResult, TensorSpec
 
 
 class DetectionOptions(BaseModel):
@@ -44,7 +44,7 @@ class DetectionTask:
     name = "detection"
     options_model = DetectionOptions
     parameters: Mapping[str, Parameter] = {
-        "score_threshold": Parameter("float", 0.0, 1.0, 0.3, "boxes below this confidence are left out"),
+        "score_threshold": Parameter("float", 0.0, 1.0, 0.3, "boxes below this confidence are left out", by_class=True),
         "max_detections": Parameter("int", 1, 5000, None, "how many boxes, best first"),
     }
     default_gates: Mapping[str, Gate] = {
@@ -79,10 +79,9 @@ class DetectionTask:
         if transform is None:
             raise SpecInvalid(f"{spec.name}: detection needs the picture's transform")
         options = parse_options(DetectionOptions, spec)
-        threshold = parameters.get("score_threshold")
-        floor = max(
-            options.score_floor, float(self.parameters["score_threshold"].default if threshold is None else threshold)
-        )
+        default, threshold = self.parameters["score_threshold"].default, parameters.get("score_threshold")
+        classes = self.count_classes(raw, spec)
+        floor = np.maximum(for_each_class(threshold, default, classes), np.float32(options.score_floor))
         boxes, confidence, class_id = read_boxes(raw, spec, options, transform, floor)
         limit = int(parameters.get("max_detections") or options.max_detections)
         if options.nms == "none":
@@ -175,9 +174,12 @@ def is_tie(boxes: Detections, index: int, gate: Gate) -> bool:
 
 
 def read_boxes(
-    raw: Mapping[str, Array], spec: ModelSpec, options: DetectionOptions, transform: ImageTransform, floor: float
+    raw: Mapping[str, Array], spec: ModelSpec, options: DetectionOptions, transform: ImageTransform, floor: FloatArray
 ) -> tuple[Array, Array, Array]:
-    """Network outputs -> xyxy in model pixels, confidence, class_id of the best `pre_nms` boxes at or above `floor`."""
+    """Network outputs -> xyxy in model pixels, confidence, class_id of the best `pre_nms` boxes at or above `floor`.
+
+    floor: float32 [classes].
+    """
     boxes, scores = _boxes_and_scores(raw, spec, options)
     scores = activate(scores, options.activation)
     if options.background_class:

@@ -15,7 +15,7 @@ import numpy as np
 from serving.errors import SpecInvalid
 from serving.preprocess.chips import POINTS
 from serving.spec import ModelSpec
-from serving.tasks.base import Agreement, Gate, parse_options
+from serving.tasks.base import Agreement, Gate, for_each_class, parse_options
 from serving.tasks.boxes import match_boxes, nms
 from serving.tasks.detection import DetectionOptions, DetectionTask
 from serving.types import Array, Detections, FloatArray, ImageTransform, TaskResult, TensorSpec
@@ -65,10 +65,8 @@ class FaceTask(DetectionTask):
         assert transform is not None
         options = parse_options(DetectionOptions, spec)
         boxes, scores, points = self._arrays(raw, spec, options, transform)
-        threshold = parameters.get("score_threshold")
-        floor = max(
-            options.score_floor, float(self.parameters["score_threshold"].default if threshold is None else threshold)
-        )
+        default, threshold = self.parameters["score_threshold"].default, parameters.get("score_threshold")
+        floor = np.maximum(for_each_class(threshold, default, scores.shape[1]), np.float32(options.score_floor))
         index, class_id = np.nonzero(scores >= floor)
         best = np.argsort(-scores[index, class_id], kind="stable")[: options.pre_nms]
         index, class_id = index[best], class_id[best]

@@ -84,8 +84,8 @@ class TestClassification:
     def test_the_score_is_the_share_of_right_answers(self) -> None:
         results = [self.result([0.0, 4.0]), self.result([4.0, 0.0])]
         assert self.task.score("top1", results, ["1", "1"], spec("classification")) == 0.5
-        with pytest.raises(SpecInvalid, match="expected top1 or top5"):
-            self.task.score("f1", results, ["1", "1"], spec("classification"))
+        with pytest.raises(SpecInvalid, match="expected top1, top5 or f1"):
+            self.task.score("f2", results, ["1", "1"], spec("classification"))
 
 
 BOXES = np.array([[10, 10, 50, 50], [12, 10, 50, 50], [60, 60, 90, 90]], np.float32)
