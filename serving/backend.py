@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import orjson
 
+from serving.backend_metrics import BackendMetrics
 from serving.bundle import SPEC, ModelBundle, read_pinned
 from serving.config import Settings, load_settings
 from serving.dlpack import from_triton, to_triton
@@ -79,11 +80,13 @@ class TritonPythonModel:
         version_dir = real_version_dir(Path(args["model_repository"]) / args["model_version"])
         target = "gpu" if args.get("model_instance_kind") == "GPU" else "cpu"
         self._model = open_served(version_dir, load_settings().settings, target)
+        self._metrics = BackendMetrics(self._pb, self._model.bundle.name)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer a batch, in order."""
         calls = [self._read(request) for request in requests]
         answers = iter(self._infer([s for call in calls if isinstance(call, list) for s in call]))
+        self._metrics.tell(self._model.costs)
         return [
             self._error(call) if isinstance(call, ServingError) else self._respond(request, answers, len(call))
             for request, call in zip(requests, calls, strict=True)

@@ -39,6 +39,9 @@ class Settings(BaseModel):
         description="the embedded Triton; default: in the working folder, else where `make setup` put it",
     )
     triton_url: str = Field("", description="grpc://host:port of an existing Triton; empty: start the embedded one")
+    triton_metrics_port: int = Field(
+        0, ge=0, le=65535, description="loopback port of the embedded Triton's own /metrics; 0: any free one"
+    )
     host: str = Field("127.0.0.1", description="address the gateway binds")
     port: int = Field(8080, ge=0, le=65535, description="port the gateway binds; 0: any free one")
     workers: int = Field(2, ge=1, le=64, description="gateway processes")

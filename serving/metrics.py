@@ -244,6 +244,58 @@ METRICS: tuple[MetricDefinition, ...] = (
     MetricDefinition(
         "lockstep_events_late_total", "counter", "Results that came too late for their place among the live events."
     ),
+    MetricDefinition(
+        "lockstep_models_refused",
+        "gauge",
+        "Models of the repository that are not served: no certificate for this target, or files that are not its own.",
+        merge="livemax",
+    ),
+    MetricDefinition(
+        "lockstep_certificate_mismatches_total",
+        "counter",
+        "Answers that name another certificate than the one this gateway checked.",
+        ("model",),
+    ),
+    MetricDefinition(
+        "lockstep_process_resident_bytes", "gauge", "Resident memory of this role's process and its children."
+    ),
+    MetricDefinition("lockstep_process_open_files", "gauge", "Open file descriptors of the same processes."),
+    MetricDefinition("lockstep_process_cpu_seconds_total", "counter", "CPU time of the same processes."),
+    MetricDefinition(
+        "lockstep_process_started_seconds",
+        "gauge",
+        "When this process was started, Unix time (the youngest of several).",
+        merge="livemax",
+    ),
+    MetricDefinition(
+        "lockstep_machine_memory_bytes",
+        "gauge",
+        "Memory of the machine, as a role sees it.",
+        ("kind",),
+        merge="livemin",
+    ),
+    MetricDefinition(
+        "lockstep_machine_cpu_busy", "gauge", "Share of all cores that was busy in the last seconds.", merge="livemax"
+    ),
+    MetricDefinition(
+        "lockstep_machine_disk_bytes", "gauge", "Disks that this role writes to.", ("place", "kind"), merge="livemin"
+    ),
+)
+
+# Told by each model's process on Triton's own page (serving/backend_metrics.py), where Triton's nv_inference_* are too.
+BACKEND_METRICS: tuple[MetricDefinition, ...] = (
+    MetricDefinition(
+        "lockstep_model_stage_seconds_total", "counter", "Time that a model's process spent.", ("model", "stage")
+    ),
+    MetricDefinition(
+        "lockstep_model_stage_cpu_seconds_total",
+        "counter",
+        "CPU time that a model's process spent, all threads.",
+        ("model", "stage"),
+    ),
+    MetricDefinition(
+        "lockstep_model_copied_bytes_total", "counter", "Bytes of tensors copied to make batches.", ("model",)
+    ),
 )
 
 # What values a label can have; docs/metrics.md prints it, the cardinality test checks it.
@@ -254,7 +306,7 @@ LABEL_VALUES: dict[str, str] = {
     "code": "an error code of docs/errors.md",
     "model": "a served model's name, or other",
     "outcome": "ok or passed, or an error code, or failed; of streams: result, dropped, dead_letter",
-    "stage": "decode, preprocess, infer, postprocess",
+    "stage": "decode, preprocess, infer, postprocess; of a model's process also header",
     "reason": "in_flight, body_bytes, connections; of subscribers: stalled, overflow, index; of streams: a reason of "
     "docs/guarantees.md, or none",
     "source": "a source's name (those of this process, at most 200 in a role, then other)",
@@ -264,6 +316,8 @@ LABEL_VALUES: dict[str, str] = {
     "change": "assigned, revoked, lost",
     "output": "recording, publish",
     "state": "running, backoff, ended, fenced, crowded",
+    "kind": "total, available",
+    "place": "cache, repository, mixed",
     "how": "over, handed_over, fenced, failed, crashed, stalled",
 }
 
@@ -324,29 +378,9 @@ def _make(definition: MetricDefinition, registry: CollectorRegistry) -> Counter 
     return Histogram(definition.name, definition.help, definition.labels, registry=registry, buckets=definition.buckets)
 
 
-def markdown(definitions: Sequence[MetricDefinition] = METRICS) -> str:
-    """docs/metrics.md."""
-    lines = [
-        "# Metrics",
-        "",
-        "Written from `serving/metrics.py` (`python -m serving.metrics > docs/metrics.md`); a test compares the two.",
-        "Read them at `/metrics`. The values of all workers are added up; gauges say how they are joined.",
-        "",
-        "| name | type | labels | meaning |",
-        "| --- | --- | --- | --- |",
-    ]
-    for d in definitions:
-        kind = f"{d.kind} ({d.merge})" if d.kind == "gauge" else d.kind
-        lines.append(f"| `{d.name}` | {kind} | {', '.join(d.labels) or '-'} | {d.help} |")
-    lines += ["", "Labels have closed sets of values, so the number of series is bounded:", ""]
-    lines += ["| label | values |", "| --- | --- |"]
-    lines += [f"| `{name}` | {values} |" for name, values in LABEL_VALUES.items()]
-    buckets = ", ".join(str(b) for b in LATENCY_BUCKETS)
-    frames = ", ".join(f"{b:g}" for b in BATCH_BUCKETS)
-    return "\n".join([*lines, "", f"Buckets of histograms: {buckets} seconds; {frames} frames.", ""])
-
-
 if __name__ == "__main__":
     import sys
+
+    from serving.metrics_docs import markdown
 
     sys.stdout.write(markdown())

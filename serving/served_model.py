@@ -4,7 +4,6 @@ and the certificate all call this one flow, so they cannot differ.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,14 +13,18 @@ import numpy as np
 from serving.bundle import UNCERTIFIED, ModelBundle
 from serving.errors import EngineFailed, ParameterInvalid, ServingError
 from serving.ports import Engine
-from serving.preprocess.decode import DecodeLimits, decode
-from serving.preprocess.fast import decode_fast, prepare_fast, prepare_reduced
+from serving.preprocess.decode import decode_checked
+from serving.preprocess.fast import Reduced, prepare_fast, prepare_reduced, reduced_of
+from serving.preprocess.header import ImageHeader
+from serving.preprocess.limits import DecodeLimits, check_limits
 from serving.preprocess.reference import Prepared, prepare
 from serving.preprocess.region import crop, parse_roi
+from serving.preprocess.sniff import read_header
 from serving.spec import PreprocessSpec
+from serving.stage_costs import StageCosts
 from serving.tasks import task_named
 from serving.tasks.base import moved, parse_parameters
-from serving.types import Array, ImageSize, ImageTransform, InferRequest, InferResponse
+from serving.types import Array, ImageSize, ImageTransform, InferRequest, InferResponse, PixelArray
 
 
 @dataclass(slots=True)
@@ -44,6 +47,7 @@ class ServedModel:
         self.bundle = bundle
         self.engine = engine
         self.task = task_named(bundle.spec.task)
+        self.costs = StageCosts()
         self._limits = limits or DecodeLimits()
 
     def infer(self, requests: Sequence[InferRequest]) -> list[InferResponse | ServingError]:
@@ -89,23 +93,26 @@ class ServedModel:
 
     def _prepare(self, request: InferRequest, sample: Sample, rule: PreprocessSpec) -> Prepared:
         """Decode and preprocess, timed. A `fast` rule was certified as such: its row is part of the verdict."""
-        roi = request.parameters.get("roi")
-        started = time.perf_counter()
-        if rule.fast and request.encoded is not None and not roi:
-            reduced = decode_fast(request.encoded, rule, self._limits)
-            decoded = time.perf_counter()
-            prepared = prepare_reduced(reduced, rule)
-            sample.image = prepared.transform.source
-        else:
-            frame = decode(request.encoded, self._limits) if request.encoded is not None else request.frame
-            assert frame is not None
-            decoded = time.perf_counter()
-            sample.image = ImageSize(frame.shape[1], frame.shape[0])
-            sample.roi = parse_roi(roi, sample.image)
-            prepared = (prepare_fast if rule.fast else prepare)(crop(frame, sample.roi), rule)
-        done = time.perf_counter()
-        sample.timings_ms = {"decode": (decoded - started) * 1e3, "preprocess": (done - decoded) * 1e3}
+        roi, costs = request.parameters.get("roi"), self.costs
+        with costs.spent("header") as read:
+            header = self._checked_header(request.encoded) if request.encoded is not None else None
+        with costs.spent("decode") as decoded:
+            source = _decode(request, header, rule if rule.fast and not roi else None)
+        with costs.spent("preprocess") as done:
+            if isinstance(source, Reduced):
+                prepared = prepare_reduced(source, rule)
+                sample.image = prepared.transform.source
+            else:
+                sample.image = ImageSize(source.shape[1], source.shape[0])
+                sample.roi = parse_roi(roi, sample.image)
+                prepared = (prepare_fast if rule.fast else prepare)(crop(source, sample.roi), rule)
+        sample.timings_ms = {"decode": read.ms + decoded.ms, "preprocess": done.ms}
         return prepared
+
+    def _checked_header(self, encoded: bytes) -> ImageHeader:
+        header = read_header(encoded)
+        check_limits(header, self._limits)
+        return header
 
     def _infer_batch(self, samples: Sequence[Sample]) -> list[InferResponse | ServingError]:
         if not samples:
@@ -113,15 +120,17 @@ class ServedModel:
         shapes = {tuple((n, a.shape) for n, a in s.tensors.items()) for s in samples}
         if len(shapes) > 1:  # free input sizes: pictures of one size go together, one by one here
             return [answer for s in samples for answer in self._infer_batch([s])]
-        started = time.perf_counter()
-        outputs = self._catch(self._run_engine, samples)
+        with self.costs.spent("infer") as ran:
+            outputs = self._catch(self._run_engine, samples)
         if isinstance(outputs, ServingError):
             return [outputs] * len(samples)
-        infer_ms = (time.perf_counter() - started) * 1e3 / len(samples)
+        infer_ms = ran.ms / len(samples)
         return [self._catch(self.finish, s, i, outputs, infer_ms) for i, s in enumerate(samples)]
 
     def _run_engine(self, samples: Sequence[Sample]) -> dict[str, Array]:
-        outputs = self.engine.run({n: np.stack([s.tensors[n] for s in samples]) for n in samples[0].tensors})
+        inputs = {n: np.stack([s.tensors[n] for s in samples]) for n in samples[0].tensors}
+        self.costs.copied_bytes += sum(array.nbytes for array in inputs.values())
+        outputs = self.engine.run(inputs)
         for name, array in outputs.items():
             if len(array) != len(samples):
                 raise EngineFailed(f"{self.bundle.name}: output {name}: {len(samples)} rows in, {len(array)} out")
@@ -129,11 +138,18 @@ class ServedModel:
 
     def finish(self, sample: Sample, index: int, outputs: Mapping[str, Array], infer_ms: float) -> InferResponse:
         """Row `index` of the engine's outputs -> the response of its sample."""
-        started = time.perf_counter()
-        raw = {name: array[index] for name, array in outputs.items()}
-        result = self.task.postprocess(raw, sample.transform, self.bundle.spec, sample.parameters)
-        if sample.roi:
-            result = moved(self.task, result, offset=sample.roi[:2])
-        post_ms = (time.perf_counter() - started) * 1e3
-        timings = {**sample.timings_ms, "infer": infer_ms, "postprocess": post_ms}
+        with self.costs.spent("postprocess") as done:
+            raw = {name: array[index] for name, array in outputs.items()}
+            result = self.task.postprocess(raw, sample.transform, self.bundle.spec, sample.parameters)
+            if sample.roi:
+                result = moved(self.task, result, offset=sample.roi[:2])
+        timings = {**sample.timings_ms, "infer": infer_ms, "postprocess": done.ms}
         return InferResponse(result, sample.image, timings, sample.pixels_sha256)
+
+
+def _decode(request: InferRequest, header: ImageHeader | None, fast: PreprocessSpec | None) -> Reduced | PixelArray:
+    """The request's pixels; at a fraction of their size where a certified fast rule says so."""
+    if request.encoded is None or header is None:
+        assert request.frame is not None
+        return request.frame
+    return reduced_of(request.encoded, header, fast) if fast else decode_checked(request.encoded, header)

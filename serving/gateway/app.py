@@ -30,8 +30,11 @@ from serving.gateway.gallery_desk import GalleryDesk
 from serving.gateway.readiness import CanaryCheck
 from serving.gateway.routing import DirectRoute
 from serving.gateway.streams import StreamServices
+from serving.machine import machine_watch
 from serving.metrics import OTHER, Metrics
 from serving.ports import InferenceServer
+
+MACHINE_EVERY_S = 5.0
 
 
 def create_app(
@@ -80,18 +83,27 @@ def _prepare(metrics: Metrics, templates: Sequence[str], catalogue: Catalogue) -
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context: Context = app.state.context
-    watch = asyncio.create_task(context.readiness.run())
+    watches = [asyncio.create_task(w) for w in (context.readiness.run(), _watch_machine(context))]
     if context.streams is not None:
         context.streams.start(context.metrics)
     try:
         yield
     finally:
-        watch.cancel()
-        with suppress(asyncio.CancelledError):
-            await watch
+        for watch in watches:
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
         await context.server.close()
         if context.streams is not None:
             await asyncio.to_thread(context.streams.close)
+
+
+async def _watch_machine(context: Context) -> None:
+    """This worker's memory and CPU, now and then: the scrape may be answered by another worker."""
+    machine = machine_watch(context.metrics, context.settings, children=False)
+    while True:
+        machine.look()
+        await asyncio.sleep(MACHINE_EVERY_S)
 
 
 async def _to_the_edge(request: Request, error: Exception) -> Response:

@@ -91,12 +91,15 @@ async def infer_pictures(
 def stage_times(context: Context, bundle: ModelBundle, document: bytes) -> dict[str, float]:
     """timings_ms of a result document, also counted; stages that it does not name are left out."""
     try:
-        timings = orjson.loads(document)["timings_ms"]
+        answer = orjson.loads(document)
+        timings = answer["timings_ms"]
         times = {stage: float(timings[stage]) for stage in _STAGES if stage in timings}
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise EngineFailed(f"{bundle.name}: the model's result is not a result document") from error
+    name = context.catalogue.label(bundle.name)
+    if answer.get("certificate_id") != bundle.certificate_id:
+        context.metrics.inc("lockstep_certificate_mismatches_total", model=name)
     for stage, ms in times.items():
-        name = context.catalogue.label(bundle.name)
         context.metrics.inc("lockstep_inference_stage_seconds_total", ms / 1e3, model=name, stage=stage)
     return times
 

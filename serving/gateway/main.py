@@ -54,6 +54,7 @@ class GatewayApplication(BaseApplication):  # type: ignore[misc]
         on_ready: OnReady | None = None,
         target: str = "cpu",
         make_streams: MakeStreams = lambda: None,
+        refused: int = 0,
     ) -> None:
         check_bind(settings.host, settings.allow_unauthenticated)
         self._settings = settings
@@ -63,6 +64,7 @@ class GatewayApplication(BaseApplication):  # type: ignore[misc]
         self._on_ready = on_ready
         self._target = target
         self._make_streams = make_streams
+        self._refused = refused
         self._metrics_dir = Path(tempfile.mkdtemp(prefix="lockstep-metrics-"))
         super().__init__()
 
@@ -80,9 +82,10 @@ class GatewayApplication(BaseApplication):  # type: ignore[misc]
         require_multiprocess()
         logging.basicConfig(level=self._settings.log_level.upper())
         models = Catalogue(self._bundles, self._target)
-        server = self._make_server()
+        server, metrics = self._make_server(), Metrics()
+        metrics.set("lockstep_models_refused", self._refused)
         return create_app(
-            self._settings, server, models, self._canaries, metrics=Metrics(), metrics_dir=self._metrics_dir,
+            self._settings, server, models, self._canaries, metrics=metrics, metrics_dir=self._metrics_dir,
             streams=self._make_streams(),
         )  # fmt: skip
 
@@ -135,18 +138,20 @@ def serve(
     on_ready: OnReady | None = None,
     target: str = "cpu",
     make_streams: MakeStreams = lambda: None,
+    refused: int = 0,
 ) -> None:
     """Serve until a signal ends it; then SystemExit, as gunicorn does. Raises ConfigInvalid for a bind address that
-    others can reach. Call it in a process that has not imported prometheus_client."""
+    others can reach. Call it in a process that has not imported prometheus_client. refused: models that are not
+    served for want of a certificate, for the metrics."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
-    GatewayApplication(settings, bundles, canaries, make_server, on_ready, target, make_streams).run()
+    GatewayApplication(settings, bundles, canaries, make_server, on_ready, target, make_streams, refused).run()
 
 
-def servable(settings: Settings, names: list[str], target: str) -> dict[str, ModelBundle]:
-    """The models to serve: those named, or all that are certified. Raises CertificateRefused for a named one that is
-    not, or where there is none at all."""
+def servable(settings: Settings, names: list[str], target: str) -> tuple[dict[str, ModelBundle], int]:
+    """The models to serve (those named, or all that are certified), and how many the repository holds that are refused.
+    Raises CertificateRefused for a named one that is, or where there is none at all."""
     good, bad = _staged(settings.repository) if settings.staging else catalogue(settings.repository, target)
     for name in names:
         if name not in good:
@@ -155,7 +160,7 @@ def servable(settings: Settings, names: list[str], target: str) -> dict[str, Mod
         logger.warning("model %s is not served: %s", name, error)
     if not good:
         raise CertificateRefused(f"{settings.repository}: no certified model", hint="run `lockstep convert` first")
-    return {name: good[name] for name in names} if names else good
+    return ({name: good[name] for name in names} if names else good), len(bad)
 
 
 def _staged(repository: Path) -> tuple[dict[str, ModelBundle], dict[str, CertificateRefused]]:
@@ -180,11 +185,11 @@ def main(arguments: list[str] | None = None) -> int:
     names, config, target = given.pop("models"), given.pop("config"), given.pop("target")
     try:
         settings = load_settings(config, **given).settings
-        bundles = servable(settings, names, target)
+        bundles, refused = servable(settings, names, target)
         canaries = {name: canary_of(bundle.version_dir, settings, target) for name, bundle in bundles.items()}
         serve(
             settings, bundles, canaries, lambda: make_triton(settings), _print_address, target,
-            lambda: make_streams(settings),
+            lambda: make_streams(settings), refused,
         )  # fmt: skip
     except LockstepError as error:
         sys.stderr.write(f"{error.code}: {error}\n")

@@ -10,6 +10,7 @@ from serving.bundle import ModelBundle
 from serving.errors import ServingError
 from serving.gallery import Galleries
 from serving.spec_steps import StepSpec
+from serving.stage_costs import StageCosts
 from serving.types import FloatArray, InferRequest, InferResponse, PixelArray
 
 
@@ -18,6 +19,9 @@ class Model(Protocol):
 
     @property
     def bundle(self) -> ModelBundle: ...
+
+    @property
+    def costs(self) -> StageCosts: ...
 
     def infer(self, requests: Sequence[InferRequest]) -> Sequence[InferResponse | ServingError]: ...
 

@@ -18,6 +18,7 @@ from serving.pipelines.plan import Part, Plan
 from serving.preprocess.decode import DecodeLimits, decode
 from serving.preprocess.region import crop, parse_roi
 from serving.spec_steps import IMAGE
+from serving.stage_costs import StageCosts
 from serving.tasks import task_named
 from serving.tasks.base import parse_parameters
 from serving.types import ImageSize, InferRequest, InferResponse, PixelArray
@@ -69,6 +70,11 @@ class PipelineModel:
     def document(self, response: InferResponse) -> dict[str, Any]:
         """The result document (docs/results.schema.json) of one response."""
         return self.bundle.document(response, self.task.to_document(response.result, self.bundle.labels))
+
+    @property
+    def costs(self) -> StageCosts:
+        """What its models spent, by stage; the steps between them are not in it."""
+        return StageCosts.total([model.costs for model in self._models.values()])
 
     def close(self) -> None:
         """Give the models back."""

@@ -58,6 +58,11 @@ def decode_fast(data: bytes, spec: PreprocessSpec, limits: DecodeLimits = _DEFAU
     """Decode no more than the resize needs. Raises what `decode` raises."""
     header = read_header(data)
     check_limits(header, limits)
+    return reduced_of(data, header, spec)
+
+
+def reduced_of(data: bytes, header: ImageHeader, spec: PreprocessSpec) -> Reduced:
+    """`decode_fast` for bytes whose header was read and checked already."""
     placement = place(ImageSize(header.width, header.height), spec)
     reduce = choose_reduce(header, spec)
     return Reduced(decode_checked(data, header, reduce), placement, reduce, header.orientation)

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from serving.align import CloseRule
 from serving.clock import NS_PER_MS, SystemClock
 from serving.config import Settings
+from serving.machine import machine_watch
 from serving.roles.accountant import LogAccountant
 from serving.roles.index import IndexWriter
 from serving.roles.index_open import open_index
@@ -28,6 +29,8 @@ def run_accountant(settings: Settings, member: str = "") -> LogAccountant:
             writer = IndexWriter(index, log, names, clock, monitor.metrics).start()
             stack.callback(writer.close)
         role = LogAccountant(log, names, rule, clock, member, monitor, index, writer)
-        stack.enter_context(role_page(monitor, settings.role_metrics_port, log, names))
+        stack.enter_context(
+            role_page(monitor, settings.role_metrics_port, log, names, machine_watch(monitor.metrics, settings))
+        )
         loop(role, monitor)
     return role

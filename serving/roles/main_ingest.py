@@ -9,6 +9,7 @@ from dataclasses import replace
 from serving.adapters.video import AddressSource, ReaderOptions
 from serving.clock import SystemClock
 from serving.config import Settings, as_environment, child_environment
+from serving.machine import machine_watch
 from serving.ports_index import ResultIndex
 from serving.records import StreamMessage, encode_stream
 from serving.roles.index_open import open_index
@@ -64,7 +65,9 @@ def run_supervisor(settings: Settings, member: str = "") -> Fleet:
     with ExitStack() as stack:
         if (index := open_index(settings)) is not None:
             stack.callback(index.close)
-        stack.enter_context(role_page(monitor, settings.role_metrics_port, log, names))
+        stack.enter_context(
+            role_page(monitor, settings.role_metrics_port, log, names, machine_watch(monitor.metrics, settings))
+        )
         stop = stack.enter_context(stop_on_signals())
         role = IngestSupervisor(log, names, fleet, clock, monitor, stop.wait, member)
         try:

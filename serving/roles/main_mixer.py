@@ -15,6 +15,7 @@ from serving.bundle import catalogue
 from serving.clock import NS_PER_MS, SystemClock
 from serving.config import Settings
 from serving.frames import AlignedFrame, SourceKind
+from serving.machine import machine_watch
 from serving.preprocess.jpeg import JpegCodec
 from serving.records import TimelineMessage
 from serving.roles.index_open import open_index
@@ -53,7 +54,9 @@ def run_mixer(settings: Settings, options: MixerOptions) -> LogMixer:
         if (index := open_index(settings)) is not None:
             stack.callback(index.close)
         role = LogMixer(log, names, new_role, JpegCodec(), clock, options.member, monitor, index, registered)
-        stack.enter_context(role_page(monitor, settings.role_metrics_port, log, names))
+        stack.enter_context(
+            role_page(monitor, settings.role_metrics_port, log, names, machine_watch(monitor.metrics, settings))
+        )
         loop(role, monitor)
     return role
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from serving.clock import SystemClock
 from serving.config import Settings
 from serving.errors import EngineFailed, ParameterInvalid
+from serving.machine import machine_watch
 from serving.preprocess.jpeg import JpegCodec
 from serving.records import StreamMessage
 from serving.roles.index_open import open_index
@@ -66,7 +67,9 @@ def run_worker(settings: Settings, options: WorkerOptions, open_model: OpenModel
             log, names, worker, WorkerSettings(member=options.member, max_batch=most), clock, _hang,
             monitor, Registered(log, names), regions, index, codec,
         )  # fmt: skip
-        stack.enter_context(role_page(monitor, settings.role_metrics_port, log, names))
+        stack.enter_context(
+            role_page(monitor, settings.role_metrics_port, log, names, machine_watch(monitor.metrics, settings))
+        )
         stack.enter_context(stop_on_signals(role.stop))
         role.run()
         return role

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from serving.errors import LockstepError, Unavailable
+from serving.machine import MachineWatch
 from serving.metrics import CONTENT_TYPE
 from serving.ports_log import RecordLog
 from serving.roles.monitor import RoleMonitor
@@ -24,9 +25,11 @@ JSON_TYPE = "application/json"
 Answer = tuple[int, str, bytes]
 
 
-def answer(monitor: RoleMonitor, path: str) -> Answer:
-    """Status, content type and body."""
+def answer(monitor: RoleMonitor, path: str, machine: MachineWatch | None = None) -> Answer:
+    """Status, content type and body. machine: looked at whenever the metrics are asked for."""
     if path == "/metrics":
+        if machine is not None:
+            machine.look()
         return 200, CONTENT_TYPE, monitor.metrics.exposition()
     if path == "/readyz":
         document = monitor.document()
@@ -39,7 +42,11 @@ def answer(monitor: RoleMonitor, path: str) -> Answer:
 
 @contextmanager
 def role_page(
-    monitor: RoleMonitor, port: int, log: RecordLog | None = None, names: Names | None = None
+    monitor: RoleMonitor,
+    port: int,
+    log: RecordLog | None = None,
+    names: Names | None = None,
+    machine: MachineWatch | None = None,
 ) -> Iterator[int]:
     """Serve on 127.0.0.1 (port 0: any free one, said in one line on stderr); gives the port. Raises Unavailable.
 
@@ -51,7 +58,7 @@ def role_page(
         server_version, sys_version = "lockstep", ""
 
         def do_GET(self) -> None:
-            status, kind, body = answer(monitor, self.path.partition("?")[0])
+            status, kind, body = answer(monitor, self.path.partition("?")[0], machine)
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))

@@ -146,7 +146,7 @@ class EmbeddedTriton:
         assert self._runtime is not None
         deadline = time.monotonic() + timeout_s
         for attempt in range(START_ATTEMPTS):
-            self.ports = Ports.free()
+            self.ports = Ports.free(self._settings.triton_metrics_port)
             control = Control(self.ports.http, secrets.token_urlsafe(24))
             self._watches = {
                 name: ModelWatch(name, path, self._settings, self._target, self._runtime, control)

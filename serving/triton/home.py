@@ -62,13 +62,15 @@ class Ports:
     metrics: int
 
     @classmethod
-    def free(cls) -> Ports:
-        """Three ports nobody listens on now. Another program may take one before Triton does; the start then fails."""
+    def free(cls, metrics: int = 0) -> Ports:
+        """Ports nobody listens on now, but for a `metrics` port that was asked for. Another program may take one
+        before Triton does; the start then fails."""
         with ExitStack() as stack:
             sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
             for one in sockets:
                 one.bind(("127.0.0.1", 0))
-            return cls(*(one.getsockname()[1] for one in sockets))
+            grpc, http, any_free = (one.getsockname()[1] for one in sockets)
+            return cls(grpc, http, metrics or any_free)
 
 
 def command(home: TritonHome, backends: Path, repository: Path, ports: Ports, key: str, shm_prefix: str) -> list[str]:

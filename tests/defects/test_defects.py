@@ -200,7 +200,7 @@ BACKENDS: list[tuple[str, str, str]] = [
 ]
 PATCHES = {
     "sound": "",
-    "swapped": "served.decode = lambda d, *a, real=served.decode: real(d, *a)[:, :, ::-1].copy()",
+    "swapped": "served.decode_checked = lambda d, *a, real=served.decode_checked: real(d, *a)[:, :, ::-1].copy()",
     "unnormalised": """
 spec_of = bundle.ModelSpec.model_validate
 bundle.ModelSpec.model_validate = lambda v: spec_of({**v, 'preprocess': {**v['preprocess'], 'mean': (), 'std': ()}})
@@ -208,7 +208,7 @@ bundle.ModelSpec.model_validate = lambda v: spec_of({**v, 'preprocess': {**v['pr
     "scaled": """
 from serving.preprocess.fast import prepare_fast
 files = []
-served.decode = lambda data, *more, real=served.decode: files.append(data) or real(data, *more)
+served.decode_checked = lambda data, *more, real=served.decode_checked: files.append(data) or real(data, *more)
 served.prepare = lambda frame, spec: prepare_fast(files.pop() if files else frame, spec)
 """,
     "shifted": """

@@ -93,7 +93,7 @@ def test_the_document_has_the_published_fields() -> None:
 @pytest.mark.parametrize("fast", [False, True])
 def test_fast_preprocessing_runs_only_where_the_spec_says_so(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[str] = []
-    for name in ("decode", "decode_fast", "prepare", "prepare_fast"):
+    for name in ("decode_checked", "reduced_of", "prepare", "prepare_fast"):
         real = getattr(served_model, name)
         monkeypatch.setattr(served_model, name, lambda *a, _n=name, _r=real: (used.append(_n), _r(*a))[1])
     model, _ = served("detection", full_box, ("boxes", "scores"))
@@ -106,7 +106,7 @@ def test_fast_preprocessing_runs_only_where_the_spec_says_so(fast: bool, monkeyp
         assert isinstance(answer, InferResponse) and answer.image == ImageSize(1600, 1200)
         assert isinstance(answer.result, Detections)
         assert answer.result.xyxy.tolist() == [[0, 0, 800, 600] if parameters else [0, 0, 1600, 1200]]
-    assert used == (["decode_fast", "decode", "prepare_fast"] if fast else ["decode", "prepare"] * 2)
+    assert used == (["reduced_of", "decode_checked", "prepare_fast"] if fast else ["decode_checked", "prepare"] * 2)
 
 
 def full_box(inputs: Mapping[str, Array]) -> dict[str, Array]:

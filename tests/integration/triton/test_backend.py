@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx2 as httpx
 import numpy as np
 import pytest
 from triton_support import COLOURS, image_input, picture, png, shared_triton
@@ -12,6 +14,7 @@ from triton_support import COLOURS, image_input, picture, png, shared_triton
 from serving.adapters.triton import infer_once
 from serving.errors import EngineFailed
 from serving.ports import ServerRequest, ServerTensor
+from serving.stage_costs import STAGES
 from serving.triton.control import Control
 from serving.types import Array
 
@@ -118,3 +121,23 @@ def test_every_answer_of_the_python_stub_is_silent(request: pytest.FixtureReques
     supervisor = shared_triton(request)._supervisor
     assert supervisor is not None and supervisor.process is not None
     assert not [line for line in supervisor.process.last_lines if "PyCapsule" in line or "Traceback" in line]
+
+
+def test_what_the_stages_cost_stands_on_tritons_own_page(request: pytest.FixtureRequest, control: Control) -> None:
+    url = shared_triton(request).metrics_url
+
+    def told() -> dict[str, float]:
+        lines = httpx.get(url).text.splitlines()
+        return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines if 'model="colours"' in line}
+
+    before, deadline = told(), time.monotonic() + 30
+    names = [f'lockstep_model_stage_cpu_seconds_total{{model="colours",stage="{stage}"}}' for stage in STAGES]
+    names.append('lockstep_model_copied_bytes_total{model="colours"}')
+    while not all(told().get(name, 0) > before.get(name, 0) for name in names):  # told once a second at most
+        assert time.monotonic() < deadline, told()
+        colours(control, {"image": image_input(png(picture(9, 9, 9)))})
+        time.sleep(0.1)
+    copied = 'lockstep_model_copied_bytes_total{model="colours"}'
+    samples = 'nv_inference_count{model="colours",version="1"}'
+    sample_bytes = 3 * 8 * 8 * 4
+    assert told()[copied] % sample_bytes == 0 and told()[copied] <= told()[samples] * sample_bytes

@@ -229,3 +229,13 @@ def test_every_serving_error_has_its_status(client: TestClient, server: StubServ
         answer = client.post(DIGITS, content=PICTURE)
         assert_problem(answer, TABLE[code].status, code)
         assert ("retry-after" in answer.headers) == (TABLE[code].status in (429, 503, 507))
+
+
+def test_answers_under_another_certificate_are_counted(client: TestClient, server: StubServer) -> None:
+    name = 'lockstep_certificate_mismatches_total{model="digits"}'
+    right = server.document
+    assert client.post(DIGITS, content=PICTURE, headers=PNG).status_code == 200
+    assert name not in client.get("/metrics").text
+    server.document = lambda model: {**right(model), "certificate_id": "000000000000"}  # type: ignore[method-assign]
+    assert client.post(DIGITS, content=PICTURE, headers=PNG).json()["certificate_id"] == "000000000000"
+    assert f"{name} 1.0" in client.get("/metrics").text

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from serving.errors import Unavailable
+from serving.machine import MachineWatch
 from serving.metrics import OTHER
 from serving.ports_log import Lost, Polled, TopicPartition
 from serving.roles.monitor import SOURCES_MOST, STUCK_NS, RoleMonitor, RoleState
@@ -100,3 +105,31 @@ def test_a_topic_that_is_gone_is_a_reason(clock: HandClock, monkeypatch: pytest.
 def test_a_taken_port_is_refused(monitor: RoleMonitor, port: int) -> None:
     with pytest.raises(Unavailable, match=f"--metrics-port {port}"), role_page(monitor, port):
         pass
+
+
+def test_metrics_tell_memory_cpu_and_disks_of_the_role_and_its_children(tmp_path: Path, clock: HandClock) -> None:
+    monitor = RoleMonitor("ingest", clock)
+    machine = MachineWatch(monitor.metrics, {"mixed": tmp_path / "not" / "made yet"})
+    with role_page(monitor, 0, machine=machine) as port:
+        alone = _values(get(port, "/metrics")[1])
+        child = subprocess.Popen([sys.executable, "-c", "x = bytearray(64 << 20); input()"], stdin=subprocess.PIPE)
+        try:
+            deadline = time.monotonic() + 30
+            while _values(get(port, "/metrics")[1])["lockstep_process_resident_bytes"] < (
+                alone["lockstep_process_resident_bytes"] + (60 << 20)
+            ):
+                assert time.monotonic() < deadline, "a child's memory counts with its parent"
+                time.sleep(0.05)
+        finally:
+            child.communicate()
+        after = _values(get(port, "/metrics")[1])
+    assert after["lockstep_process_cpu_seconds_total"] >= alone["lockstep_process_cpu_seconds_total"] > 0
+    assert after['lockstep_machine_disk_bytes{kind="total",place="mixed"}'] == shutil.disk_usage(tmp_path).total
+    available, total = (after[f'lockstep_machine_memory_bytes{{kind="{kind}"}}'] for kind in ("available", "total"))
+    assert 0 < available < total and 0 <= after["lockstep_machine_cpu_busy"] <= 1
+    assert 0 < after["lockstep_process_started_seconds"] <= time.time()
+
+
+def _values(text: str) -> dict[str, float]:
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines}
