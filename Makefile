@@ -32,8 +32,8 @@ test: setup system lint ## sets up everything the tests need and runs them all
 test-long: setup system ## conversion matrix and long properties
 	@$(PYTEST) -m long
 
-test-faults: setup system ## kills and stalls of real processes
-	@$(PYTEST) -m faults
+test-faults: setup system ## kills and stalls of real processes; the table goes to docs/measurements/
+	@FAULT_REPORT=docs/measurements $(PYTEST) -m faults
 
 bench: setup system ## the REST benchmark, written once under docs/measurements/ (make demo first)
 	@.venv/bin/lockstep tune mobilenet_v2

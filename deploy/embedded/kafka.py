@@ -37,7 +37,8 @@ STARTED = "Kafka Server started"
 class BrokerSettings:
     """data: folder of logs, properties and output. port 0: a free one. properties: on top of ours.
 
-    heap_mb: Java heap; the process is about 100 MB larger.
+    heap_mb: Java heap; the process is about 100 MB larger. behind: (port listened on, port of a proxy in front of it),
+    a second listener for clients that come through that proxy.
     """
 
     data: Path
@@ -45,6 +46,7 @@ class BrokerSettings:
     port: int = 0
     heap_mb: int = 256
     properties: Mapping[str, str] = field(default_factory=dict)
+    behind: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535 or self.heap_mb < 64:
@@ -156,14 +158,18 @@ class EmbeddedKafka:
         ]  # fmt: skip
 
     def _properties(self) -> dict[str, str]:
-        own = f"PLAINTEXT://127.0.0.1:{self._port}"
+        own = advertised = f"PLAINTEXT://127.0.0.1:{self._port}"
+        if self.settings.behind is not None:
+            port, proxy = self.settings.behind
+            own, advertised = f"{own},BEHIND://127.0.0.1:{port}", f"{own},BEHIND://127.0.0.1:{proxy}"
         return {
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.voters": f"1@127.0.0.1:{self._controller_port}",
             "controller.listener.names": "CONTROLLER",
             "listeners": f"{own},CONTROLLER://127.0.0.1:{self._controller_port}",
-            "advertised.listeners": own,
+            "advertised.listeners": advertised,
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,BEHIND:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "log.dirs": str(self.settings.data / "log"),
             "auto.create.topics.enable": "false",
             "offsets.topic.num.partitions": "4",

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import simplejpeg
 
@@ -23,7 +24,7 @@ from serving.errors import EngineFailed, ServingError, Unavailable
 from serving.streams.main import OpenedModel
 from serving.streams.worker import Infer
 from serving.testing.stub_bundles import make_bundle
-from serving.testing.sync_code import find_square, read_own
+from serving.testing.sync_code import HEIGHT, WIDTH, find_square, read_own
 from serving.types import Detections, ImageSize, InferRequest, InferResponse, PixelArray
 
 NAME = "code"
@@ -81,10 +82,17 @@ def read_mark(path: Path) -> str:
 
 
 def read_code(rgb: PixelArray) -> tuple[int, int, Detections]:
-    """(clip, number, the square's box with the number as its class); clip and number -1 where there is no code."""
+    """(clip, number, the square's box with the number as its class); clip and number -1 where there is no code.
+
+    A larger picture is one of 320x240 made larger; its box is in its own pixels.
+    """
+    height, width = rgb.shape[:2]
+    if (height, width) != (HEIGHT, WIDTH):
+        rgb = np.asarray(cv2.resize(rgb, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA), np.uint8)
     own, box = read_own(rgb), find_square(rgb)
     if own is None or box is None:
         return -1, -1, Detections.empty()
+    box = (box * np.array([width / WIDTH, height / HEIGHT] * 2)).astype(np.float32)
     return *own, Detections(box[None], np.array([0.99], np.float32), np.array([own[1]], np.int64))
 
 

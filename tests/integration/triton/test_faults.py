@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
+from triton_load import Watcher, check_recovery, under_load
 from triton_support import adder_model, colours_model, settings_for
 
-from serving.adapters.triton import TritonServer
-from serving.errors import ServingError, Unavailable
-from serving.ports import ServerRequest, ServerTensor
+from serving.errors import Unavailable
 from serving.triton.embedded import EmbeddedTriton
 
 pytestmark = pytest.mark.needs("triton")
-
-Call = tuple[float, float, str]  # started, seconds, outcome
-CLIENTS = 4
 
 
 # Answers are flipped when a file appears: the engine of a running server that begins to lie.
@@ -64,70 +57,6 @@ def triton(folder: Path) -> Iterator[EmbeddedTriton]:
     with EmbeddedTriton(folder / "repository", (), settings_for(folder)) as triton:
         triton.wait_ready(30)
         yield triton
-
-
-def request_for(value: float) -> ServerRequest:
-    tensors = [ServerTensor(n, np.full((1, 3), v, np.float32)) for n, v in (("a", value), ("b", 1.0))]
-    return ServerRequest("adder", tensors, outputs=("sum",))
-
-
-def under_load(triton: EmbeddedTriton, fault: Callable[[], None], seconds: float) -> tuple[float, list[Call]]:
-    """Clients that call without pause; the fault comes after a second. When it came, and every call."""
-
-    async def client(server: TritonServer, calls: list[Call], until: float, value: float) -> None:
-        while (started := time.monotonic()) < until:
-            try:
-                reply = await server.infer(request_for(value), 5.0)
-                outcome = "ok" if reply.tensors["sum"][0, 0] == value + 1 else "wrong"
-            except ServingError as error:
-                outcome = error.code
-            calls.append((started, time.monotonic() - started, outcome))
-            await asyncio.sleep(0.005)
-
-    async def run() -> tuple[float, list[Call]]:
-        calls: list[Call] = []
-        server = TritonServer(triton.grpc_url, ("adder",))
-        until = time.monotonic() + 1.0 + seconds
-        clients = [asyncio.create_task(client(server, calls, until, float(i))) for i in range(CLIENTS)]
-        await asyncio.sleep(1.0)
-        at = time.monotonic()
-        fault()
-        await asyncio.gather(*clients)
-        await server.close()
-        return at, calls
-
-    return asyncio.run(run())
-
-
-def check_recovery(at: float, calls: list[Call], back: float) -> None:
-    """back: when the models were loaded again, on the same clock."""
-    assert not [c for c in calls if c[2] == "wrong"]
-    assert {c[2] for c in calls} <= {"ok", "unavailable"}
-    assert all(c[2] == "ok" for c in calls if c[0] + c[1] < at)
-    first_error = min(started + took for started, took, outcome in calls if outcome != "ok")
-    refused = [took for started, took, outcome in calls if outcome == "unavailable" and started > first_error + 1.0]
-    fast = sorted(refused)[: max(1, int(0.9 * len(refused)))] if refused else [0.0]
-    assert fast[-1] <= 0.1, "with the breaker open, callers are refused within 100 ms (probes excepted)"
-    after = [outcome for started, _, outcome in calls if started > back + 0.6]
-    assert len(after) > 20
-    assert after.count("ok") / len(after) >= 0.99
-
-
-class Watcher:
-    """Polls a model's readiness: when it was lost and when it came back."""
-
-    def __init__(self, triton: EmbeddedTriton, name: str = "adder") -> None:
-        self.watch = triton.watch(name)
-        self.lost = self.back = 0.0
-
-    def follow(self, limit_s: float) -> None:
-        deadline = time.monotonic() + limit_s
-        while time.monotonic() < deadline and not self.back:
-            if not self.lost and not self.watch.ready:
-                self.lost = time.monotonic()
-            if self.lost and self.watch.ready:
-                self.back = time.monotonic()
-            time.sleep(0.01)
 
 
 def fault_and_follow(triton: EmbeddedTriton, fault: Callable[[], None], seconds: float) -> tuple[float, float, float]:
