@@ -74,6 +74,7 @@ def annotate(
     boxes: Detections,
     *,
     labels: Sequence[str] = (),
+    called: Sequence[str] = (),
     origin: PixelArray | None = None,
     trails: Trails | None = None,
     banner: str = "",
@@ -81,10 +82,10 @@ def annotate(
 ) -> PixelArray:
     """A copy of `frame` (RGB uint8 `[h, w, 3]`) with its boxes, the best one on top.
 
-    labels: names by class id; origin: uint8 `[n]`, values of `Origin`, measured where absent; banner: lines of text in
-    a bar at the top; names: whether each box has its label. A box with a coordinate that is not finite has no place on
-    a picture and is left out. Raises
-    ValueError when `origin` has another length than `boxes`.
+    labels: names by class id; called: one a box, in place of its class where not empty; origin: uint8 `[n]`, values of
+    `Origin`, measured where absent; banner: lines of text in a bar at the top; names: whether each box has its label.
+    A box with a coordinate that is not finite has no place on a picture and is left out. Raises ValueError when
+    `origin` has another length than `boxes`.
     """
     if origin is not None and len(origin) != len(boxes):
         raise ValueError(f"origin: expected {len(boxes)} values, one a box, got {len(origin)}")
@@ -98,7 +99,8 @@ def annotate(
     below = draw_banner(canvas, banner) if banner else 0
     for index in shown if names else ():
         x1, y1 = (round(float(v)) for v in boxes.xyxy[index][:2])
-        draw_label(canvas, (x1, y1), label_of(boxes, index, labels), colour_of_box(boxes, index), below)
+        text = label_of(boxes, index, labels, called[index] if called else "")
+        draw_label(canvas, (x1, y1), text, colour_of_box(boxes, index), below)
     return canvas
 
 
@@ -132,11 +134,11 @@ def name_of(class_id: int, labels: Sequence[str]) -> str:
     return labels[class_id] if 0 <= class_id < len(labels) else f"class {class_id}"
 
 
-def label_of(boxes: Detections, index: int, labels: Sequence[str]) -> str:
+def label_of(boxes: Detections, index: int, labels: Sequence[str], name: str = "") -> str:
     """`#track name confidence`."""
     tracked = boxes.tracker_id is not None and boxes.tracker_id[index] >= 0
     track = f"#{boxes.tracker_id[index]} " if tracked and boxes.tracker_id is not None else ""
-    return f"{track}{name_of(int(boxes.class_id[index]), labels)} {boxes.confidence[index]:.2f}"
+    return f"{track}{name or name_of(int(boxes.class_id[index]), labels)} {boxes.confidence[index]:.2f}"
 
 
 def line_width(canvas: PixelArray) -> int:

@@ -142,6 +142,17 @@ UNKNOWN, UNKNOWN_LABEL = -1, "unknown"
 
 
 @dataclass(frozen=True, slots=True)
+class NamedDetections(Detections):
+    """Boxes that have names of their own. names: one a box, '' where it is called by its class."""
+
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        Detections.__post_init__(self)
+        _expect(len(self.names) == len(self), "NamedDetections.names", f"{len(self)} names", len(self.names))
+
+
+@dataclass(frozen=True, slots=True)
 class Classification(TaskResult):
     """Classes of one sample, best first. class_id: int64 [k]; score: float32 [k] in 0..1.
 

@@ -18,7 +18,7 @@ from serving.errors import SpecInvalid
 from serving.pipelines import kinds
 from serving.pipelines.items import Kind
 from serving.spec import ModelSpec
-from serving.spec_steps import IMAGE, StepSpec, in_order, step_named
+from serving.spec_steps import IMAGE, StepSpec, WhenSpec, in_order, step_named
 from serving.tasks import task_named
 
 Options = TypeVar("Options", bound=BaseModel)
@@ -110,7 +110,8 @@ class Plan:
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def _check_when(self, step: StepSpec) -> None:
-        given = step.when.model_fields_set
+        default = WhenSpec()
+        given = [name for name in WhenSpec.model_fields if getattr(step.when, name) != getattr(default, name)]
         if not given:
             return
         boxes = self.boxes_of(step)

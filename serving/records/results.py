@@ -29,11 +29,12 @@ from serving.records.fields import (
     text_of,
     wrong,
 )
-from serving.types import UNKNOWN, Classification, Detections, Embedding, TaskResult
+from serving.types import UNKNOWN, Classification, Detections, Embedding, NamedDetections, TaskResult
 
 TOPIC = "results"
 SCHEMA = 1
 MAX_EMBEDDING = 8192
+NAMED_TASK = "pipeline"  # its labels may be names of subjects, which no list of classes holds
 OUTCOMES = ("result", "dropped", "dead_letter")
 REQUIRED = (
     "schema", "source_id", "epoch", "frame_seq", "pipeline", "pts", "time_base", "pts_ns", "outcome", "reason",
@@ -180,7 +181,7 @@ def _outcome(fields: Fields, model: ModelFacts, named: Fields) -> tuple[Outcome,
         fields.wrong("outcome", f"one of {OUTCOMES}")
     if fields.has("reason"):
         fields.wrong("reason", "null for a result")
-    result, answer = _answer(fields, named.flag("tracked", False))
+    result, answer = _answer(fields, model, named.flag("tracked", False))
     digest = named.text("payload_hash")
     if not _HASH.match(digest):
         named.wrong("payload_hash", "64 hexadecimal digits")
@@ -199,13 +200,19 @@ _ABOUT = frozenset(
 )  # fmt: skip
 
 
-def _answer(fields: Fields, tracked: bool) -> tuple[TaskResult, Mapping[str, Any]]:
+def _answer(fields: Fields, model: ModelFacts, tracked: bool) -> tuple[TaskResult, Mapping[str, Any]]:
     answer = {name: value for name, value in fields.raw.items() if name not in _ABOUT}
     kinds = [name for name in ("detections", "classes", "embedding", "outputs") if name in answer]
     if len(kinds) > 1:
         fields.wrong(kinds[1], f"nothing beside {kinds[0]}")
     if "detections" in answer:
-        return _detections(fields.rows("detections"), tracked), answer
+        rows = fields.rows("detections")
+        found = _detections(rows, tracked)
+        if model.task != NAMED_TASK:
+            return found, answer
+        names = tuple(row.text("label", "") for row in rows)
+        columns = found.xyxy, found.confidence, found.class_id, found.tracker_id
+        return NamedDetections(*columns, names=names), answer
     if "classes" in answer:
         rows = fields.rows("classes")
         ids = np.array([row.integer("class_id", UNKNOWN, (1 << 31) - 1) for row in rows], np.int64)

@@ -12,7 +12,7 @@ from serving.frames import AlignedFrame, FrameResult, Overlay
 from serving.records.results import OtherResult
 from serving.tasks import task_named
 from serving.tasks.base import Draws
-from serving.types import Classification, Detections, PixelArray, TaskResult
+from serving.types import Classification, Detections, NamedDetections, PixelArray, TaskResult
 
 NS_PER_S = 1_000_000_000
 _DRAWN_HERE = (Detections, Classification)
@@ -31,6 +31,7 @@ class Drawing:
     banner: bool = True
     names: bool = True
     _trails: dict[str, Trails] = field(default_factory=dict)
+    _called: dict[str, dict[int, str]] = field(default_factory=dict)
     _epoch: int = 0
 
     def __call__(self, shown: AlignedFrame, rgb: PixelArray, note: str) -> PixelArray:
@@ -38,15 +39,17 @@ class Drawing:
         if shown.frame.epoch != self._epoch:
             self._epoch = shown.frame.epoch
             self._trails.clear()
+            self._called.clear()
         banner = self._banner(shown, note) if self.banner else ""
         for place, overlay in enumerate(shown.overlays):
-            boxes, origin = _above(overlay, self.threshold)
+            boxes, origin, called = _above(overlay, self.threshold, self._names_of(overlay))
             trails = self._trails.setdefault(overlay.pipeline, Trails())
             trails.update(shown.frame.pts_ns, boxes)
             rgb = annotate(
                 rgb,
                 boxes,
                 labels=self.labels.get(overlay.pipeline, ()),
+                called=called,
                 origin=origin,
                 trails=trails,
                 banner=banner if place == len(shown.overlays) - 1 else "",
@@ -54,6 +57,17 @@ class Drawing:
             )
             self._draw_task(overlay, rgb)
         return rgb
+
+    def _names_of(self, overlay: Overlay) -> Sequence[str]:
+        """A name for each box to draw; filled boxes are called as their track was called last."""
+        found = overlay.outcome.result.result if overlay.outcome and overlay.outcome.result else None
+        known, ids = self._called.setdefault(overlay.pipeline, {}), overlay.boxes.tracker_id
+        if isinstance(found, NamedDetections) and found.tracker_id is not None:
+            known.update({t: n for t, n in zip(found.tracker_id.tolist(), found.names, strict=True) if t >= 0 and n})
+        if ids is not None:
+            return [known.get(track, "") for track in ids.tolist()] if known else ()
+        same = isinstance(found, NamedDetections) and np.array_equal(found.xyxy, overlay.boxes.xyxy)
+        return found.names if same and isinstance(found, NamedDetections) else ()
 
     def _draw_task(self, overlay: Overlay, rgb: PixelArray) -> None:
         """What only the task knows how to draw. Over the log its result comes as the fields of the document."""
@@ -88,13 +102,14 @@ def _typed(result: FrameResult) -> TaskResult:
     return task_named(result.task).from_document(result.result.fields)
 
 
-def _above(overlay: Overlay, threshold: float) -> tuple[Detections, PixelArray]:
+def _above(overlay: Overlay, threshold: float, names: Sequence[str]) -> tuple[Detections, PixelArray, Sequence[str]]:
     boxes = overlay.boxes
     keep = boxes.confidence >= threshold
     if bool(np.all(keep)):
-        return boxes, overlay.origin
+        return boxes, overlay.origin, names
     ids = None if boxes.tracker_id is None else boxes.tracker_id[keep]
-    return Detections(boxes.xyxy[keep], boxes.confidence[keep], boxes.class_id[keep], ids), overlay.origin[keep]
+    kept = [name for name, shown in zip(names, keep.tolist(), strict=True) if shown] if names else ()
+    return Detections(boxes.xyxy[keep], boxes.confidence[keep], boxes.class_id[keep], ids), overlay.origin[keep], kept
 
 
 def _clock(pts_ns: int) -> str:

@@ -33,6 +33,7 @@ from serving.streams.ingest import ReconnectRules
 from serving.streams.lines import WebVtt, describe
 from serving.streams.metrics_page import metrics_page
 from serving.streams.observe import StreamMetrics
+from serving.streams.presence import Presence
 from serving.streams.remote import RemoteInfer
 from serving.streams.run import OnProgress, RunSettings, run
 from serving.streams.sessions import gives_boxes, session_of
@@ -101,6 +102,7 @@ class RunOptions:
     threads: int = 1
     transport: str = ""
     metrics_port: int | None = None
+    presence: Path | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
     reid: str = ""
     events: Path | None = None
@@ -199,7 +201,9 @@ def _jobs(options: RunOptions, labels: Mapping[str, Sequence[str]], stack: ExitS
     for name, address in zip(_names(options), _addresses(options), strict=True):
         source = AddressSource(name, address, reader)
         webvtt = _open(options.webvtt, name, options, stack)
-        sinks = [WebVtt(webvtt)] if webvtt else []
+        sinks: list[WebVtt | Presence] = [WebVtt(webvtt)] if webvtt else []
+        if (who := _open(options.presence, name, options, stack)) is not None:
+            sinks.append(Presence(name, who))
         for sink in sinks:
             stack.callback(sink.close)
         jobs.append(

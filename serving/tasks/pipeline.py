@@ -16,7 +16,7 @@ from serving.spec import ModelSpec
 from serving.spec_steps import in_order, step_named
 from serving.tasks.base import Parameter
 from serving.tasks.detection import DetectionTask
-from serving.types import Array, Detections, ImageTransform, PixelArray, TaskResult
+from serving.types import Array, Detections, ImageTransform, NamedDetections, PixelArray, TaskResult
 
 UNKNOWN = "unknown"
 # Consensus over a track: so many frames must say the same subject, and so large a share of all that said anything.
@@ -24,25 +24,22 @@ LEAST_VOTES, LEAST_SHARE = 3, 0.6
 
 
 @dataclass(frozen=True, slots=True)
-class PipelineResult(Detections):
+class PipelineResult(NamedDetections):
     """Boxes and what was found in them.
 
-    joined: fields by step, one mapping a box. names: what a box is called in place of its class, '' for the class.
-    whole: fields by step of the whole picture. failures: `{step, code, boxes}`. has_rows False: the pipeline answers
-    without boxes.
+    joined: fields by step, one mapping a box. whole: fields by step of the whole picture. failures: `{step, code,
+    boxes}`. has_rows False: the pipeline answers without boxes.
     """
 
     joined: tuple[Mapping[str, Any], ...] = ()
-    names: tuple[str, ...] = ()
     whole: Mapping[str, Any] = field(default_factory=dict)
     failures: tuple[Mapping[str, Any], ...] = ()
     has_rows: bool = True
 
     def __post_init__(self) -> None:
-        Detections.__post_init__(self)
-        if len(self.joined) != len(self) or len(self.names) != len(self):
-            got = f"{len(self.joined)} and {len(self.names)}"
-            raise ValueError(f"PipelineResult: expected joined and names of {len(self)} boxes, got {got}")
+        NamedDetections.__post_init__(self)
+        if len(self.joined) != len(self):
+            raise ValueError(f"PipelineResult.joined: expected {len(self)}, one a box, got {len(self.joined)}")
 
 
 class PipelineTask(DetectionTask):

@@ -59,7 +59,13 @@ def test_the_factory_builds_what_the_outputs_say(name: str) -> None:
 def test_every_package_of_the_manifest_is_used_and_every_yaml_has_an_importer() -> None:
     code = "".join(path.read_text("utf-8") for path in (MODELS / "importers").glob("*.py"))
     assert [name for name in read_manifest() if f'"{name}"' not in code] == []
-    assert sorted(path.stem for path in MODELS.glob("*.yaml") if path.name != "manifest.yaml") == NAMES
+    specs = [ModelSpec.read(path) for path in MODELS.glob("*.yaml") if path.name != "manifest.yaml"]
+    assert sorted(spec.name for spec in specs if not spec.steps) == NAMES
+    pipelines = [spec for spec in specs if spec.steps]
+    assert {step.model for spec in pipelines for step in spec.steps if step.model} <= set(NAMES)
+    for spec in pipelines:
+        task_named(spec.task).check(spec)
+        assert callable(resolve(spec.importer or ""))
 
 
 def test_the_checkpoint_hash_of_the_spec_is_that_of_the_manifest() -> None:

@@ -25,6 +25,13 @@ def changed(place: int, **values: Any) -> list[dict[str, Any]]:
     return steps
 
 
+def test_what_was_written_to_spec_json_is_read_back_the_same() -> None:
+    spec = spec_of(changed(1, when={"min_side": 3}))
+    again = ModelSpec.model_validate(spec.model_dump(mode="json"))
+    parts = {name: Part.of(m.bundle) for name, m in models().items()}
+    assert again == spec and Plan.of(again, parts).chain("look") == Plan.of(spec, parts).chain("look")
+
+
 def test_steps_may_stand_in_any_order() -> None:
     assert [s.name for s in plan(STEPS[::-1]).steps] == ["boxes", "crops", "look", "who"]
 

@@ -81,5 +81,8 @@ def test_tracks_long_gone_are_forgotten() -> None:
 
 
 def test_columns_must_have_the_length_of_the_boxes() -> None:
-    with pytest.raises(ValueError, match="expected joined and names of 1 boxes"):
-        PipelineResult(np.zeros((1, 4), np.float32), np.ones(1, np.float32), np.zeros(1, np.int64))
+    box = np.zeros((1, 4), np.float32), np.ones(1, np.float32), np.zeros(1, np.int64)
+    with pytest.raises(ValueError, match="names: expected 1 names, got 0"):
+        PipelineResult(*box)
+    with pytest.raises(ValueError, match="joined: expected 1, one a box, got 0"):
+        PipelineResult(*box, names=("a",))
