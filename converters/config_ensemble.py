@@ -7,6 +7,7 @@ of the topology test on a CPU. See docs/triton.md and Triton's ensemble document
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from converters.config_pbtxt import (
     served_outputs,
     tensor_of,
 )
+from converters.publish import STAGING, storage
 from serving.backend_steps import ENGINE, META, POSTPROCESS, PREPROCESS
 from serving.bundle import ModelBundle
 from serving.errors import BuildFailed, SpecInvalid
@@ -101,6 +103,23 @@ def write_ensemble(
         else:
             (folder / version / "model.py").write_text(_STEP_PY.format(step=steps[part]), "utf-8")
     return list(configs)
+
+
+def publish_ensemble(bundle: ModelBundle, repository: Path) -> Path:
+    """The ensemble of a version certified for target gpu, in `<repository>.gpu`; that folder's path.
+
+    An older version's steps are replaced, its own folder last. Raises BuildFailed, StorageFailed; SpecInvalid
+    for task raw.
+    """
+    home = repository.with_name(f"{repository.name}.gpu")
+    aside = home / STAGING / bundle.name
+    with storage(f"{home}: publishing the ensemble"):
+        shutil.rmtree(aside, ignore_errors=True)
+        for name in reversed(write_ensemble(bundle, aside)):
+            shutil.rmtree(home / name, ignore_errors=True)
+            (aside / name).rename(home / name)
+        aside.rmdir()
+    return home
 
 
 def _plan(bundle: ModelBundle) -> Path:

@@ -21,16 +21,18 @@ from pathlib import Path
 from converters.artifacts import Computed, computed_by_checkpoint, graphs, openvino
 from converters.assemble import assemble
 from converters.certify import certify
+from converters.config_ensemble import publish_ensemble
 from converters.meter import Say
 from converters.pipeline import convert_pipeline
 from converters.proof import (
-    TENSORRT,
     Proof,
     before_the_network,
     cpu_engine_rows,
     fact_rows,
     fast_row,
     graph_rows,
+    libraries,
+    require_device,
     tensorrt_row,
 )
 from converters.publish import model_lock, next_version, publish, published_as, staging
@@ -38,7 +40,7 @@ from converters.record import ConvertResult, document_of, write_certificate
 from converters.served import served_rows
 from converters.sources import Sources, gather
 from converters.work_folder import WorkFolder
-from serving.bundle import read_certificate
+from serving.bundle import ModelBundle, read_certificate
 from serving.config import Settings
 from serving.spec import ModelSpec
 
@@ -63,6 +65,8 @@ def convert(
     if spec.steps:
         return convert_pipeline(spec, spec_path, settings=settings, limit=limit, target=target, progress=progress)
     sources = gather(spec_path, settings.cache_dir, limit, target, progress)
+    if target == "gpu":
+        require_device()
     name, repository = sources.spec.name, settings.repository.resolve()
     with model_lock(repository, name):
         if (done := published_as(repository, name, sources.content_sha256, target)) is not None:
@@ -83,7 +87,10 @@ def convert(
                 return ConvertResult("failed", document, work.path)
             write_certificate(document, sources, staged)
             progress(f"publish {name} version {staged.name}")
-            return ConvertResult("published", document, publish(staged, repository, target))
+            final = publish(staged, repository, target)
+            if target == "gpu" and sources.spec.task != "raw":
+                progress(f"ensemble in {publish_ensemble(ModelBundle.load(final, target), repository)}")
+            return ConvertResult("published", document, final)
 
 
 def prove(sources: Sources, computed: Computed, work: WorkFolder, say: Say) -> Proof:
@@ -93,7 +100,7 @@ def prove(sources: Sources, computed: Computed, work: WorkFolder, say: Say) -> P
     graph_rows(sources, computed, work.path, proof, say)
     cpu_engine_rows(sources, computed, work.path, proof, say)
     proof.rows.insert(place, fast_row(sources, computed, work.path, proof))
-    for library in (name for name in sources.spec.engines if name in TENSORRT):
+    for library in libraries(sources.spec, sources.target):
         tensorrt_row(sources, computed, work, library, proof, say)
     proof.rows += fact_rows(sources, computed)
     return proof

@@ -143,6 +143,20 @@ def tensorrt_row(sources: Sources, computed: Computed, work: WorkFolder, library
     proof.rows.append(replace(row, figures={**built.figures, **row.figures}) if row else built)
 
 
+def libraries(spec: ModelSpec, target: str) -> list[str]:
+    """TensorRT families that a conversion builds: the spec's; for target gpu the one of Triton's own backend."""
+    return ["tensorrt"] if target == "gpu" else [name for name in spec.engines if name in TENSORRT]
+
+
+def require_device() -> None:
+    """Raise BuildFailed, before any work, where no GPU could run what target gpu is certified by."""
+    try:
+        compute_capability()
+    except EngineFailed as error:
+        hint = "convert on the machine that has the GPU; --target cpu builds TensorRT-RTX engines anywhere"
+        raise BuildFailed(f"target gpu: {error.message}", hint=hint) from error
+
+
 def on_device_row(
     sources: Sources, computed: Computed, folder: Path, library: str, proof: Proof, say: Say
 ) -> StageRow | None:

@@ -39,7 +39,8 @@ NEXT_STEPS: Mapping[str, str] = {
     "labels": "One label a class of the network, in the order of training (and of the source package).",
     "constants": "Set the task's `options` to the values of the source package.",
     "server": "The served model answers something else than the same artifact in this process: look at the backend.",
-    "gateway": "The gateway changed an answer on its way: compare with the row `server`.",
+    "gateway": "The gateway changed an answer on its way, or gave none (see the reason): compare with the row "
+    "`server`.",
     "transport": "JPEG of the log changes this model's decisions. On live video it will answer other than on files; if "
     "that is acceptable, widen `parity.gates.transport` and say `because`.",
     "expected_score": "The checkpoint itself, or the spec's preprocessing and labels, do not reach the expected score. "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
@@ -15,14 +16,16 @@ from converters.rows_server import Answer
 from converters.samples import Sample
 from serving.adapters.triton import TritonServer
 from serving.backend import Served
-from serving.errors import LockstepError, ServingError, Unavailable
-from serving.ports import ServerRequest, ServerTensor
+from serving.errors import DeadlineExceeded, LockstepError, Overloaded, ServingError, Unavailable
+from serving.ports import ServerReply, ServerRequest, ServerTensor
 from serving.preprocess.sniff import read_header
 from serving.tasks import task_named
 from serving.types import Array, InferRequest, RawTensors
 
 T = TypeVar("T")
 TIMEOUT_S = 60.0
+# A server that runs has other callers too, and a queue of its own: what it sheds is asked again, it is no wrong answer.
+BUSY, PAUSE_S = (429, 503, 504), 0.2
 TensorsOf = Mapping[str, Mapping[str, Array]]
 
 
@@ -74,12 +77,23 @@ class TritonRunner:
         if sample.name in self._tensors:
             arrays = self._tensors[sample.name]
         tensors = [ServerTensor(name, array[None]) for name, array in arrays.items()]
-        reply = self._wait(self._server.infer(ServerRequest(self._model, tensors, dict(parameters)), TIMEOUT_S))
+        reply = self._patiently(ServerRequest(self._model, tensors, dict(parameters)))
         document = orjson.loads(reply.tensors["result"].tobytes())
         if self._task == "raw":
             found = {name: array[0] for name, array in reply.tensors.items() if name != "result"}
             return Answer(document, RawTensors(found))
         return Answer(document, task_named(self._task).from_document(document))
+
+    def _patiently(self, request: ServerRequest) -> ServerReply:
+        assert self._server is not None
+        give_up = time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                return self._wait(self._server.infer(request, TIMEOUT_S))
+            except (Overloaded, DeadlineExceeded):
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(PAUSE_S)
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(TIMEOUT_S + 5)
@@ -100,10 +114,15 @@ class GatewayRunner:
 
     def ask(self, sample: Sample, parameters: Mapping[str, Any]) -> Answer:
         """A problem document becomes a ServingError that says its code and detail."""
-        media = {"content-type": f"image/{read_header(sample.data).format}"}
+        headers = {"content-type": f"image/{read_header(sample.data).format}"}
+        headers["x-request-timeout-ms"] = str(int(TIMEOUT_S * 1e3))
         query = {name: str(value) for name, value in parameters.items()}
+        give_up = time.monotonic() + TIMEOUT_S
         try:
-            reply = self._client.post(self._url, content=sample.data, params=query, headers=media)
+            reply = self._client.post(self._url, content=sample.data, params=query, headers=headers)
+            while reply.status_code in BUSY and time.monotonic() < give_up:
+                time.sleep(PAUSE_S)
+                reply = self._client.post(self._url, content=sample.data, params=query, headers=headers)
             document = orjson.loads(reply.content)
         except (httpx.HTTPError, orjson.JSONDecodeError) as error:
             raise Unavailable(f"gateway: {type(error).__name__}: {error}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mimetypes
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -18,7 +18,7 @@ Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout"
 Config = Annotated[Path | None, typer.Option("--config", help="settings file (YAML)")]
 Repository = Annotated[Path | None, typer.Option("--repository", help="model repository")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="parity samples for a quick first run (weak)")]
-Target = Annotated[str, typer.Option("--target", help="cpu, or gpu on a device")]
+Target = Annotated[Literal["cpu", "gpu"], typer.Option("--target", help="gpu: on a device")]
 
 
 def register(app: typer.Typer) -> None:

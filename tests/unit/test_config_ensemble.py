@@ -9,9 +9,10 @@ from google.protobuf import text_format
 from triton_support import adder_model, colours_model, redness_model
 from tritonclient.grpc import model_config_pb2 as pb
 
-from converters.config_ensemble import ensemble_configs, write_ensemble
+from converters import proof
+from converters.config_ensemble import ensemble_configs, publish_ensemble, write_ensemble
 from serving.bundle import ModelBundle
-from serving.errors import BuildFailed, SpecInvalid
+from serving.errors import BuildFailed, EngineFailed, SpecInvalid
 
 
 def parsed(version: Path) -> dict[str, pb.ModelConfig]:
@@ -72,3 +73,45 @@ def test_the_plan_is_linked_and_its_absence_is_named(tmp_path: Path) -> None:
 def test_a_raw_model_needs_no_ensemble(tmp_path: Path) -> None:
     with pytest.raises(SpecInvalid, match="raw"):
         ensemble_configs(ModelBundle.load(adder_model(tmp_path)))
+
+
+def test_publishing_again_replaces_the_older_version_and_leaves_nothing_aside(tmp_path: Path) -> None:
+    first = colours_model(tmp_path / "repository")
+    (first / "engine.tensorrt.sm90.plan").write_bytes(b"first")
+    home = publish_ensemble(ModelBundle.staging(first), tmp_path / "repository")
+    assert home == tmp_path / "repository.gpu"
+    second = first.rename(first.with_name("2"))
+    (second / "engine.tensorrt.sm90.plan").write_bytes(b"second")
+    publish_ensemble(ModelBundle.staging(second), tmp_path / "repository")
+    assert sorted(p.name for p in home.iterdir() if not p.name.startswith(".")) == [
+        "colours", "colours_engine", "colours_postprocess", "colours_preprocess"
+    ]  # fmt: skip
+    assert [p.name for p in (home / "colours").iterdir() if p.is_symlink()] == ["2"]
+    assert (home / "colours_engine" / "2" / "model.plan").read_bytes() == b"second"
+    assert not list((home / ".staging").iterdir())
+
+
+def test_a_version_without_a_plan_leaves_the_older_ensemble_alone(tmp_path: Path) -> None:
+    version = colours_model(tmp_path / "repository")
+    plan = version / "engine.tensorrt.sm90.plan"
+    plan.write_bytes(b"plan")
+    home = publish_ensemble(ModelBundle.staging(version), tmp_path / "repository")
+    plan.unlink()
+    with pytest.raises(BuildFailed, match=r"\.plan"):
+        publish_ensemble(ModelBundle.staging(version), tmp_path / "repository")
+    assert (home / "colours" / "config.pbtxt").is_file() and (home / "colours_engine" / "1").is_dir()
+
+
+def test_target_gpu_builds_what_tritons_backend_takes_and_refuses_at_once_without_a_device(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    spec = ModelBundle.load(colours_model(tmp_path)).spec
+    assert proof.libraries(spec, "gpu") == ["tensorrt"]
+    assert proof.libraries(spec, "cpu") == [name for name in spec.engines if name.startswith("tensorrt")]
+
+    def none() -> int:
+        raise EngineFailed("no usable GPU")
+
+    monkeypatch.setattr(proof, "compute_capability", none)
+    with pytest.raises(BuildFailed, match="target gpu: no usable GPU"):
+        proof.require_device()
