@@ -49,7 +49,7 @@ MAY_BE_NOT_RUN: Mapping[str, tuple[tuple[str, bool], ...]] = {
     "engine_tensorrt": ((NO_DEVICE, True),),
     "server": ((NO_TRITON, False), ("not asked", True)),
     "gateway": ((NO_TRITON, False), ("task raw", True), ("not asked", True)),
-    "transport": (("task raw", True),),
+    "transport": (("no pictures", True),),
     "expected_score": ((NO_LABELS, True), ("no expected score", True)),
     "memory": (("no staging server ran", False),),
 }

@@ -22,7 +22,7 @@ from serving.types import InferRequest, TaskResult
 
 STAGE = "transport"
 COMPARED = "the picture as JPEG of the log against the picture as it was decoded, through the served engine"
-RAW = "task raw: the log carries pictures"
+NO_PICTURES = "no pictures: the log carries nothing else"
 
 
 def transport_row(
@@ -34,8 +34,8 @@ def transport_row(
     done: Callable[[int], None] = lambda count: None,
 ) -> StageRow:
     """Every sample's picture with and without JPEG. `pixels_mean_abs` is how far JPEG moved the pixels, in levels."""
-    if model.bundle.spec.task == "raw":
-        return not_run(STAGE, COMPARED, RAW)
+    if model.bundle.spec.task == "raw" or not model.bundle.spec.takes_pictures:
+        return not_run(STAGE, COMPARED, NO_PICTURES)
     parameters = {name: value for name, value in judge.parameters(gate.bounds).items() if value is not None}
     try:
         verdicts = [_verdict(model, sample, codec, judge, gate, parameters, done) for sample in samples]

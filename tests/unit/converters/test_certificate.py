@@ -31,7 +31,7 @@ GOOD = (
     StageRow("load", "passed", "keys"),
     StageRow("onnx_fp32", "passed", "numbers", figures={"max_abs": 1e-6}, samples=40),
     not_run("engine_tensorrt_rtx", "engine", f"{NO_DEVICE}: cannot be run here"),
-    not_run("transport", "frames", "task raw: the log carries pictures"),
+    not_run("transport", "frames", "no pictures: the log carries nothing else"),
     StageRow("expected_score", "passed", "labels", figures={"checkpoint": 0.99, "served": 0.98}),
 )
 
@@ -127,7 +127,7 @@ def test_the_page_shows_both_answers_the_picture_and_what_to_do() -> None:
 
 def test_the_page_of_a_passed_certificate_has_no_steps() -> None:
     page = render(certificate(_subject(), GOOD), "0123456789ab", {}).decode()
-    assert "What to do" not in page and "the log carries pictures" in page
+    assert "What to do" not in page and "the log carries nothing else" in page
 
 
 def test_what_to_do_follows_the_failed_rows_in_order() -> None:

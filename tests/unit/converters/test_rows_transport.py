@@ -77,7 +77,7 @@ def test_a_model_of_what_jpeg_removes_fails_and_names_the_sample() -> None:
 def test_raw_tensors_do_not_travel_on_the_log() -> None:
     inputs = [{"name": "input", "shape": [3, 64, 64]}]
     raw = row(brightness, task="raw", preprocess=None, inputs=inputs, outputs=["logits"])
-    assert raw.status == "not_run" and raw.reason.startswith("task raw")
+    assert raw.status == "not_run" and raw.reason.startswith("no pictures")
 
 
 @pytest.mark.parametrize("task", ["classification", "detection", "embedding", "face"])
