@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.backend import open_served, samples_of, stack
 from serving.bundle import MANIFEST, sha256_of
 from serving.config import Settings, load_settings
 from serving.errors import EngineFailed, LockstepError
@@ -28,6 +27,8 @@ _PARAMETERS = {"detection": _MANY, "face": _MANY, "pipeline": _MANY}
 
 def derive(version_dir: Path, settings: Settings, target: str = "cpu", sample: bytes | None = None) -> Canary:
     """The canary of a version. Raises LockstepError classes where the version does not load or cannot answer."""
+    from serving.backend import open_served, samples_of, stack  # brings prometheus_client, which a gateway imports late
+
     model = open_served(version_dir, settings, target)
     spec = model.bundle.spec
     inputs = {"image": np.frombuffer(sample, np.uint8)[None]} if sample is not None else make_inputs(spec)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,9 @@ def test_a_metric_definition_checks_itself() -> None:
 def test_a_metric_that_is_not_in_the_list_is_a_mistake() -> None:
     with pytest.raises(KeyError):
         Metrics().inc("lockstep_nothing_total")
+
+
+def test_the_gateways_parent_has_not_imported_prometheus() -> None:
+    """prometheus_client looks for its folder once, when it is imported: each worker does it, after the fork."""
+    code = "import sys, serving.gateway.main; sys.exit('prometheus_client' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
