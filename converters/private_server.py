@@ -98,10 +98,18 @@ def private_gateway(version_dir: Path, triton_url: str, settings: Settings) -> I
         )
         try:
             address = _address(process)
-            _after(lambda: NO_CANARY not in httpx.get(f"{address}/readyz", timeout=FIRST_CANARY_S).text)
+            _after(lambda: _judged(address))
             yield address
         finally:
             _end(process)
+
+
+def _judged(address: str) -> bool:
+    """Whether the gateway at this address has had an answer to its first canary; one that is still starting has not."""
+    try:
+        return NO_CANARY not in httpx.get(f"{address}/readyz", timeout=FIRST_CANARY_S).text
+    except httpx.HTTPError:
+        return False
 
 
 def _after(first_canary: Callable[[], bool]) -> None:
