@@ -1,0 +1,143 @@
+"""Dashboards, rules and runbooks hold together: every name exists, every alert fires, stays quiet and is told."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from deploy.grafana.build import documents
+from deploy.grafana.panels import BOARDS
+from serving import cli
+from serving.metrics import BACKEND_METRICS, METRICS
+
+ROOT = Path(__file__).resolve().parents[3]
+PROMETHEUS, RUNBOOKS = ROOT / "deploy" / "prometheus", ROOT / "docs" / "runbooks"
+NOT_OURS = {  # Prometheus' own, and Triton's (docs/triton.md), with the labels that queries use
+    "up": {"job", "instance"},
+    **{f"nv_inference_{name}": {"model"} for name in ("count", "exec_count", "queue_duration_us")},
+    **{f"nv_gpu_{name}": {"gpu_uuid"} for name in ("utilization", "memory_used_bytes", "memory_total_bytes")},
+}
+WORDS = set(
+    re.findall(r"\w+", "by on and or unless sum min max avg count rate increase changes vector histogram_quantile")
+)
+
+
+def rules() -> list[dict[str, Any]]:
+    files = sorted((PROMETHEUS / "rules").glob("*.yml"))
+    return [rule for f in files for group in yaml.safe_load(f.read_text())["groups"] for rule in group["rules"]]
+
+
+def alerts() -> list[dict[str, Any]]:
+    return [rule for rule in rules() if "alert" in rule]
+
+
+def queries() -> list[str]:
+    return [q for board in BOARDS for panel in board.panels for _, q in panel.queries] + [r["expr"] for r in rules()]
+
+
+def labels_of() -> dict[str, set[str]]:
+    """Every series that a query may name, with its labels."""
+    known = {d.name: set(d.labels) for d in (*METRICS, *BACKEND_METRICS) if d.kind != "histogram"}
+    for d in METRICS:
+        if d.kind == "histogram":
+            known |= {f"{d.name}_bucket": {*d.labels, "le"}, f"{d.name}_count": set(d.labels)}
+    recorded = {rule["record"]: {"source"} for rule in rules() if "record" in rule}
+    return {**known, **NOT_OURS, **recorded}
+
+
+def test_the_committed_dashboards_are_what_the_code_builds() -> None:
+    folder = ROOT / "deploy" / "grafana" / "json"
+    assert {p.name: p.read_text("utf-8") for p in folder.glob("*.json")} == documents(), "python -m deploy.grafana"
+
+
+def test_every_name_in_a_query_exists() -> None:
+    known = labels_of()
+    for query in queries():
+        bare = re.sub(r'"[^"]*"|\[\w+\]|\b[\d.]+(e\d+)?\b', "", query)
+        names = set(re.findall(r"[a-zA-Z_:][\w:]*", bare)) - WORDS
+        series = names & known.keys()
+        labels = set().union({"job", "instance"}, *(known[name] for name in series))
+        assert series and names - series <= labels, f"{query}: unknown {sorted(names - series - labels)}"
+
+
+def test_panels_have_units_and_bounded_ones_thresholds() -> None:
+    for name, text in documents().items():
+        titles = [panel["title"] for panel in json.loads(text)["panels"]]
+        assert len(set(titles)) == len(titles), name
+        for panel in json.loads(text)["panels"]:
+            assert panel["fieldConfig"]["defaults"]["unit"] and panel["targets"], panel["title"]
+            assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"], panel["title"]
+
+
+def test_every_alert_names_its_panel_and_has_its_runbook() -> None:
+    panels = {f"{board.uid}/{panel.title}" for board in BOARDS for panel in board.panels}
+    assert {a["alert"] for a in alerts()} == {p.stem for p in RUNBOOKS.glob("Lockstep*.md")}
+    for alert in alerts():
+        assert alert["annotations"]["panel"] in panels and alert["labels"]["severity"] in ("critical", "warning")
+        text = (RUNBOOKS / f"{alert['alert']}.md").read_text("utf-8")
+        assert text.startswith(f"# {alert['alert']}\n") and "## First look" in text and "## What to do" in text
+
+
+def test_commands_of_the_runbooks_exist() -> None:
+    cli._register()
+    group = typer.main.get_command(cli.app)
+    for path in RUNBOOKS.glob("*.md"):
+        for words in re.findall(r"`lockstep ([a-z -]+)", path.read_text("utf-8")):
+            command: Any = group
+            for word in words.split():
+                commands = getattr(command, "commands", None)
+                if commands is None:
+                    break
+                assert word in commands, f"{path.name}: lockstep {words}"
+                command = commands[word]
+
+
+def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.needs("prometheus")
+def test_configuration_and_rules_are_prometheus_own() -> None:
+    for arguments in (("check", "config", str(PROMETHEUS / "prometheus.yml")), ("test", "rules", str(TESTS))):
+        done = promtool(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+TESTS = PROMETHEUS / "tests" / "alerts_test.yml"
+
+
+def test_every_alert_is_seen_firing() -> None:
+    told = [case for test in yaml.safe_load(TESTS.read_text())["tests"] for case in test["alert_rule_test"]]
+    assert {case["alertname"] for case in told if case["exp_alerts"]} == {a["alert"] for a in alerts()}
+
+
+MUTANTS = [
+    ("> 0.05", "> 0.5", "drops are noticed late"),
+    ('status=~"5.."', 'status=~"[45].."', "overload counts as an error"),
+    ('reason!="not_sampled"', 'reason!="none"', "frames left out on purpose count as lost"),
+    ("min by (source) (lockstep_worker_result_age", "max by (source) (lockstep_worker_result_age", "a moved source"),
+    ('job!="accountant"', 'job!="mixer"', "an accountant that rebuilds is late"),
+    ("unless on (source)", "and on (source)", "a silent camera is blamed on the worker"),
+    ("[10m])) > 3", "[10m])) > 0", "one restart is a loop"),
+]
+
+
+@pytest.mark.needs("prometheus")
+@pytest.mark.parametrize(("old", "new"), [m[:2] for m in MUTANTS], ids=[m[2] for m in MUTANTS])
+def test_a_changed_rule_is_caught(tmp_path: Path, old: str, new: str) -> None:
+    found = 0
+    for folder in ("rules", "tests"):
+        (tmp_path / folder).mkdir()
+    for path in (PROMETHEUS / "rules").glob("*.yml"):
+        text = path.read_text("utf-8")
+        found += text.count(old)
+        (tmp_path / "rules" / path.name).write_text(text.replace(old, new))
+    (tmp_path / "tests" / TESTS.name).write_text(TESTS.read_text("utf-8"))
+    assert found and promtool("test", "rules", str(tmp_path / "tests" / TESTS.name)).returncode != 0
