@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import pytest
 import typer
 import yaml
@@ -141,3 +144,32 @@ def test_a_changed_rule_is_caught(tmp_path: Path, old: str, new: str) -> None:
         (tmp_path / "rules" / path.name).write_text(text.replace(old, new))
     (tmp_path / "tests" / TESTS.name).write_text(TESTS.read_text("utf-8"))
     assert found and promtool("test", "rules", str(tmp_path / "tests" / TESTS.name)).returncode != 0
+
+
+@pytest.mark.needs("prometheus")
+def test_a_real_prometheus_understands_every_query(tmp_path: Path) -> None:
+    (tmp_path / "empty.yml").write_text("{}")
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+    command = ["prometheus", "--config.file=empty.yml", "--storage.tsdb.path=data", f"--web.listen-address={address}"]
+    server = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not _answer(f"http://{address}/-/ready"):
+            assert server.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        for query in queries():
+            asked = query.replace("$source", ".*").replace("$model", ".*")
+            answer = httpx.get(f"http://{address}/api/v1/query", params={"query": asked}).json()
+            assert answer["status"] == "success", f"{query}: {answer}"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def _answer(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
