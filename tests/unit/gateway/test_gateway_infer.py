@@ -65,7 +65,7 @@ def test_query_parameters_are_checked_and_carried(client: TestClient, server: St
 @pytest.mark.parametrize(
     ("query", "says"),
     [
-        ("top_kk=3", "unknown parameter 'top_kk'; digits takes roi, score_threshold, top_k"),
+        ("top_kk=3", "unknown parameter 'top_kk'; digits takes margin, roi, score_threshold, top_k"),
         ("max_detections=3", "unknown parameter 'max_detections'"),
         ("scenario=night", "unknown parameter 'scenario'"),
         ("score_threshold=-0.1", "score_threshold: expected 0.0 to 1.0, got -0.1"),

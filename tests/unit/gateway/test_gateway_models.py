@@ -241,7 +241,8 @@ def test_openapi_lists_every_route_and_the_page_shows_them(client: TestClient) -
     document = client.get("/openapi.json").json()
     described = {(_template(path), m.upper()) for path, methods in document["paths"].items() for m in methods}
     routes = {(r.path, m) for r in client.app.router.routes for m in r.methods}  # type: ignore[attr-defined]
-    assert routes == described
+    # One route only says why a source's name cannot hold a slash; nobody is told to use it.
+    assert routes - {("/v1/streams/{source_id:path}", "GET")} == described
     page = client.get("/docs").text
     for path, methods in document["paths"].items():
         assert all(operation["operationId"] in page for operation in methods.values()), path
