@@ -30,7 +30,7 @@ from serving.testing.sync_code import picture
 
 FPS = 15
 PARTITIONS = 4
-TOPICS = ("frames", "results", "outcomes", "timelines", "streams")
+TOPICS = ("frames", "results", "outcomes", "timelines", "streams", "dead_letter")
 X264 = "bframes=2:b-adapt=0:scenecut=0:keyint=15:min-keyint=15:open-gop=0"
 NUMBERS = itertools.count(1)
 LOCKSTEP = "import sys; from serving.cli import main; sys.argv[0] = 'lockstep'; main()"
