@@ -137,6 +137,7 @@ def run_streams(options: RunOptions, open_model: OpenModel, on_progress: OnProgr
     with ExitStack() as stack:
         if options.metrics_port is not None:
             stack.enter_context(metrics_page(metrics.metrics, options.metrics_port))
+        _check_not_sources(options)
         looks = _looks(options, open_model, stack)
         pipelines = [_pipeline(name, options, open_model, stack, looks) for name in options.models]
         jobs = _jobs(options, {p.name: p.labels for p in pipelines}, stack)
@@ -244,6 +245,15 @@ def _writers(options: RunOptions, name: str, address: str) -> Callable[[OutputSt
         return lambda stream: [HlsWriter(folder, stream, describe)]
     sound = str(path_of(address)) if scheme_of(address) == "file" and path_of(address).is_file() else None
     return lambda stream: [Mp4Writer(path, stream, sound_from=sound)]
+
+
+def _check_not_sources(options: RunOptions) -> None:
+    """Nothing that is read is written over."""
+    read = {path_of(a).resolve() for a in _addresses(options) if scheme_of(a) == "file"}
+    for path in (options.output, options.results, options.webvtt, options.sheet):
+        for name in _names(options) if path is not None else ():
+            if path is not None and _path_for(path, name, len(options.sources)).resolve() in read:
+                raise ParameterInvalid(f"{path}: is a source of this run", hint="choose another output")
 
 
 def _check_writable(folder: Path) -> None:

@@ -106,6 +106,11 @@ def test_what_cannot_be_done_is_said_before_the_run(
         run_streams(RunOptions((str(red_clip),), ("redness",), output=tmp_path / "no" / "deeper" / "o.mp4"), open_model)
     with pytest.raises(StorageFailed, match="cannot be written"):
         run_streams(RunOptions((str(red_clip),), ("redness",), results=tmp_path / "no" / "r.jsonl"), open_model)
+    before = red_clip.read_bytes()
+    for overwritten in ({"output": red_clip}, {"results": red_clip}):
+        with pytest.raises(ParameterInvalid, match="is a source of this run"):
+            run_streams(RunOptions((str(red_clip),), ("redness",), **overwritten), open_model)  # type: ignore[arg-type]
+    assert red_clip.read_bytes() == before
     unset = run_streams(RunOptions(("rtsp://u:{NO_SUCH_SECRET_X}@127.0.0.1/1",), ("redness",)), open_model)
     assert unset.sources[0].error_code == SourceRefused.code and "NO_SUCH_SECRET_X" in unset.sources[0].error
 
