@@ -30,6 +30,7 @@ from serving.testing.sync_play import OneTrack
 from serving.types import PixelArray
 
 PR_SET_PDEATHSIG = 1
+TRACK = "bytetrack"  # under this name the workers have a tracker for one object
 SPOILT = (0, 500, 1500)  # bytes of pictures that were damaged on purpose: nothing, cut, cut and flipped
 MEMORY_LIMIT = 3 << 30  # what a container would grant a worker; the poison wants 8 GiB
 
@@ -84,11 +85,11 @@ def run_worker(spec: Mapping[str, Any]) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
     folder, member = Path(spec["folder"]), spec["name"]
     folder.mkdir(parents=True, exist_ok=True)
-    rewire(main_worker, "TRACKERS", lambda known: {**known, "one": partial(OneTrack, 1)})
+    rewire(main_worker, "TRACKERS", lambda known: {**known, TRACK: partial(OneTrack, 1)})
     control = Control(Path(spec["control"]), member)
     infer = stub_infer(control, Mark(Path(spec["mark"])), seed=os.getpid())
     opened = open_stub(folder / str(os.getpid()), infer)
-    options = main_worker.WorkerOptions((NAME,), "one", member if spec["static"] else "")
+    options = main_worker.WorkerOptions((NAME,), track=TRACK, member=member if spec["static"] else "")
     role = main_worker.run_worker(_settings(spec), options, opened)
     _say({"counters": dict(role.counters)})
 
