@@ -52,7 +52,7 @@ def test_a_file_to_mixed_video_and_results(clip: Path, tmp_path: Path) -> None:
     [
         (["nothing.mp4"], 1, "source_not_found"),
         (["gopher://x/y"], 1, "source_refused"),
-        (["clip.mp4", "--track", "deepsort"], 1, "expected one of bytetrack"),
+        (["clip.mp4", "--track", "nearest"], 1, "expected one of bytetrack"),
         (["clip.mp4", "--roi", "1,2"], 1, "expected x1,y1,x2,y2"),
         (["clip.mp4", "--output", "/nowhere/at/all/o.mp4"], 1, "storage_failed"),
         (["clip.mp4", "--every", "0"], 2, "every"),
