@@ -19,7 +19,11 @@ from triton_support import redness_model
 from serving.adapters.video.clips import ClipSpec, write_clip
 
 ROOT = Path(__file__).resolve().parents[2]
-MAIN = [sys.executable, "-c", "from serving.cli import main; main()", "run"]
+# A shell that starts the tests in the background ignores SIGINT, and children inherit that.
+LOCKSTEP = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from serving.cli import main; main()"
+)
+MAIN = [sys.executable, "-c", LOCKSTEP, "run"]
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ STOPPED_S = 20.0
 HOUR = 3600 * 90_000
 
 
+# Not among the quick ones: where the stopped call has outlived inference_timeout, the watchdog ends the process.
+@pytest.mark.faults
 def test_f12_zombie_worker(table: Table, rig: Rig) -> None:
     """SIGSTOP with a picture in hand, 20 s, SIGCONT: what it still sends changes nothing, and it commits nothing."""
     with table.row("F12") as figures:
