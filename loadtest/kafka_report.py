@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.kafka import ROLES, Figures
+from loadtest.measurements import write_once
 from loadtest.statistics import interval
 from loadtest.stream import CORES
 
@@ -74,15 +74,10 @@ def text(run: dict[str, Any], name: str) -> str:
 
 def write(run: dict[str, Any], folder: Path, name: str) -> Path:
     """`<name>.md`, `.json` and `.png`; a file that exists is never overwritten."""
-    targets = [folder / f"{name}{suffix}" for suffix in (".md", ".json", ".png")]
-    for target in targets:
-        if target.exists():
-            raise FileExistsError(f"{target} exists: a finished measurement is never rewritten; choose another name")
-    folder.mkdir(parents=True, exist_ok=True)
-    targets[0].write_text(text(run, name), "utf-8")
-    targets[1].write_text(json.dumps({**run, "figures": asdict(run["figures"])}, indent=1), "utf-8")
-    plot(run["figures"], targets[2])
-    return targets[0]
+    figures: Figures = run["figures"]
+    return write_once(
+        folder, name, text(run, name), {**run, "figures": asdict(figures)}, lambda path: plot(figures, path)
+    )
 
 
 def plot(figures: Figures, path: Path) -> None:

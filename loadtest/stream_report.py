@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from loadtest.measurements import write_once
 from loadtest.statistics import interval
 from loadtest.stream import CORES, StreamCase, against_loop, shares
 from loadtest.stream_loop import STAGES
@@ -93,16 +93,8 @@ def text(run: dict[str, Any], name: str) -> str:
 
 def write(run: dict[str, Any], folder: Path, name: str) -> Path:
     """`<name>.md`, `.json` and `.png`; a file that exists is never overwritten."""
-    targets = [folder / f"{name}{suffix}" for suffix in (".md", ".json", ".png")]
-    for target in targets:
-        if target.exists():
-            raise FileExistsError(f"{target} exists: a finished measurement is never rewritten; choose another name")
-    folder.mkdir(parents=True, exist_ok=True)
     document = {**run, "cases": [{**asdict(case), "shares": shares(case)} for case in run["cases"]]}
-    targets[0].write_text(text(run, name), "utf-8")
-    targets[1].write_text(json.dumps(document, indent=1), "utf-8")
-    plot(run, targets[2])
-    return targets[0]
+    return write_once(folder, name, text(run, name), document, lambda path: plot(run, path))
 
 
 def plot(run: dict[str, Any], path: Path) -> None:

@@ -13,13 +13,12 @@ import numpy as np
 from serving.bundle import UNCERTIFIED, ModelBundle
 from serving.errors import EngineFailed, ParameterInvalid, ServingError
 from serving.ports import Engine
-from serving.preprocess.decode import decode_checked
+from serving.preprocess.decode import checked_header, decode_checked
 from serving.preprocess.fast import Reduced, prepare_fast, prepare_reduced, reduced_of
 from serving.preprocess.header import ImageHeader
-from serving.preprocess.limits import DecodeLimits, check_limits
+from serving.preprocess.limits import DecodeLimits
 from serving.preprocess.reference import Prepared, prepare
 from serving.preprocess.region import crop, parse_roi
-from serving.preprocess.sniff import read_header
 from serving.spec import PreprocessSpec
 from serving.stage_costs import StageCosts
 from serving.tasks import task_named
@@ -95,7 +94,7 @@ class ServedModel:
         """Decode and preprocess, timed. A `fast` rule was certified as such: its row is part of the verdict."""
         roi, costs = request.parameters.get("roi"), self.costs
         with costs.spent("header") as read:
-            header = self._checked_header(request.encoded) if request.encoded is not None else None
+            header = checked_header(request.encoded, self._limits) if request.encoded is not None else None
         with costs.spent("decode") as decoded:
             source = _decode(request, header, rule if rule.fast and not roi else None)
         with costs.spent("preprocess") as done:
@@ -108,11 +107,6 @@ class ServedModel:
                 prepared = (prepare_fast if rule.fast else prepare)(crop(source, sample.roi), rule)
         sample.timings_ms = {"decode": read.ms + decoded.ms, "preprocess": done.ms}
         return prepared
-
-    def _checked_header(self, encoded: bytes) -> ImageHeader:
-        header = read_header(encoded)
-        check_limits(header, self._limits)
-        return header
 
     def _infer_batch(self, samples: Sequence[Sample]) -> list[InferResponse | ServingError]:
         if not samples:

@@ -22,7 +22,16 @@ from serving.preprocess.limits import DecodeLimits, check_limits, check_size
 from serving.preprocess.sniff import read_header
 from serving.types import PixelArray
 
-__all__ = ["DecodeLimits", "ImageHeader", "check_limits", "check_size", "decode", "decode_checked", "read_header"]
+__all__ = [
+    "DecodeLimits",
+    "ImageHeader",
+    "check_limits",
+    "check_size",
+    "checked_header",
+    "decode",
+    "decode_checked",
+    "read_header",
+]
 
 # Our own limits are checked before; should a plug-in ever see more than they allow, that is an error and not a line
 # on stderr.
@@ -40,9 +49,14 @@ def decode(data: bytes, limits: DecodeLimits = _DEFAULT_LIMITS, reduce: int = 1)
     up); it is another picture than the full decode, for certified fast paths only.
     Raises ImageInvalid, ImageUnsupported, ImageTooLarge (before any pixel is decoded).
     """
+    return decode_checked(data, checked_header(data, limits), reduce)
+
+
+def checked_header(data: bytes, limits: DecodeLimits = _DEFAULT_LIMITS) -> ImageHeader:
+    """The file's header, within the limits; no pixel is decoded. Raises what `decode` raises before pixels."""
     header = read_header(data)
     check_limits(header, limits)
-    return decode_checked(data, header, reduce)
+    return header
 
 
 def decode_checked(data: bytes, header: ImageHeader, reduce: int = 1) -> PixelArray:

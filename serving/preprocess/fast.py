@@ -13,13 +13,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from serving.preprocess.decode import decode_checked
+from serving.preprocess.decode import checked_header, decode_checked
 from serving.preprocess.geometry import Placement, place
 from serving.preprocess.header import ImageHeader
 from serving.preprocess.kernels import PIL_KERNELS, resize
-from serving.preprocess.limits import DecodeLimits, check_limits
+from serving.preprocess.limits import DecodeLimits
 from serving.preprocess.reference import Prepared, finish, frame_size, on_plane, to_colour
-from serving.preprocess.sniff import read_header
 from serving.spec import Kernel, PreprocessSpec
 from serving.types import FloatArray, ImageSize, PixelArray
 
@@ -56,9 +55,7 @@ class Reduced:
 
 def decode_fast(data: bytes, spec: PreprocessSpec, limits: DecodeLimits = _DEFAULT_LIMITS) -> Reduced:
     """Decode no more than the resize needs. Raises what `decode` raises."""
-    header = read_header(data)
-    check_limits(header, limits)
-    return reduced_of(data, header, spec)
+    return reduced_of(data, checked_header(data, limits), spec)
 
 
 def reduced_of(data: bytes, header: ImageHeader, spec: PreprocessSpec) -> Reduced:
