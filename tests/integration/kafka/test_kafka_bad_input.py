@@ -135,13 +135,18 @@ def impostor() -> Iterator[Callable[[bytes], int]]:
                     except OSError:
                         continue
 
+        threads: list[threading.Thread] = []
+
         def start(answer: bytes) -> int:
             answers.append(answer)
-            threading.Thread(target=serve, daemon=True).start()
+            threads.append(threading.Thread(target=serve, daemon=True))
+            threads[-1].start()
             return int(server.getsockname()[1])
 
         yield start
         over.set()
+        for thread in threads:  # before the socket is closed under its accept()
+            thread.join()
 
 
 UNSUPPORTED = b"\x00\x00\x00\x0a" + b"\x00\x00\x00\x01" + b"\x00\x23" + b"\x00\x00\x00\x00"  # error 35, no versions
