@@ -30,8 +30,8 @@ def run(
     webvtt: Annotated[Path | None, typer.Option(help="metadata track of the mixed video")] = None,
     sheet: Annotated[Path | None, typer.Option(help="contact sheet of the mixed video (PNG)")] = None,
     every: Annotated[int, typer.Option(min=1, help="analyse every Nth frame and fill between")] = 1,
-    roi: Annotated[str, typer.Option(help="x1,y1,x2,y2 in source pixels: analyse only this part")] = "",
-    mask: Annotated[Path | None, typer.Option(help="picture of the source's size; black is not analysed")] = None,
+    roi: Annotated[list[str] | None, typer.Option(help="[NAME=]x1,y1,x2,y2 in source pixels: analyse only it")] = None,
+    mask: Annotated[list[str] | None, typer.Option(help="[NAME=]PICTURE of the source's size; black: unseen")] = None,
     timeout: Annotated[float | None, typer.Option(help="a live source without a picture for S seconds ends")] = None,
     draw_threshold: Annotated[float, typer.Option(help="boxes below it are not drawn; results keep them")] = 0.2,
     banner: Annotated[bool, typer.Option(help="a bar with source, time, frame and balance")] = True,
@@ -55,7 +55,8 @@ def run(
 
     settings = settings_from(config, repository=repository)
     options = RunOptions(
-        tuple(sources), tuple(model), track, output, results, webvtt, sheet, every, roi, mask, timeout, draw_threshold,
+        tuple(sources), tuple(model), track, output, results, webvtt, sheet, every,
+        tuple(roi or ()), tuple(mask or ()), timeout, draw_threshold,
         banner, scenario, delay_ms, fill, assume_fps, threads, transport, metrics_port,
         reid=reid, events=events, event_rules=event_rules, presence=presence,
     )  # fmt: skip

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TextIO
 
-from serving.errors import StorageFailed
 from serving.frames import Posting
+from serving.streams.outputs import TextSink
 from serving.tracking.events import EventRules, TrackEvent, TrackEvents
 from serving.types import Detections
 
@@ -15,7 +14,7 @@ from serving.types import Detections
 class EventLines:
     """labels: by pipeline. A new epoch ends every track of the one before."""
 
-    def __init__(self, source_id: str, rules: EventRules, labels: Mapping[str, Sequence[str]], file: TextIO) -> None:
+    def __init__(self, source_id: str, rules: EventRules, labels: Mapping[str, Sequence[str]], file: TextSink) -> None:
         self._source_id, self._rules, self._labels, self._file = source_id, rules, labels, file
         self._folds: dict[str, tuple[int, int, TrackEvents]] = {}  # by pipeline: epoch, last PTS, fold
 
@@ -39,10 +38,7 @@ class EventLines:
         self._folds.clear()
 
     def _write(self, pipeline: str, epoch: int, events: Sequence[TrackEvent]) -> None:
-        try:
-            for event in events:
-                line = {"source_id": self._source_id, "epoch": epoch, "pipeline": pipeline}
-                line |= event.to_document(self._labels.get(pipeline, ()))
-                self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
-        except OSError as error:
-            raise StorageFailed(f"events: cannot be written: {error.strerror}") from error
+        for event in events:
+            line = {"source_id": self._source_id, "epoch": epoch, "pipeline": pipeline}
+            line |= event.to_document(self._labels.get(pipeline, ()))
+            self._file.write(json.dumps(line, separators=(",", ":")) + "\n")

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any
 
 from serving.align import OutcomeRecord
-from serving.errors import StorageFailed
 from serving.frames import AlignedFrame, Frame, FrameRecord, Origin, Overlay
+from serving.streams.outputs import TextSink
 from serving.streams.worker import Pipeline
 from serving.types import Detections
 
@@ -33,8 +33,9 @@ class _Place:
 class ResultLines:
     """Remembers each frame's times until its keys close. `file` may be None: then only the count is kept."""
 
-    def __init__(self, source_id: str, pipelines: Mapping[str, Pipeline], file: TextIO | None) -> None:
+    def __init__(self, source_id: str, pipelines: Mapping[str, Pipeline], file: TextSink | None) -> None:
         self.written = 0
+        self._failed = False
         self._source_id, self._pipelines, self._file = source_id, pipelines, file
         self._places: dict[tuple[int, int], _Place] = {}
         self.size: tuple[int, int] | None = None
@@ -49,20 +50,18 @@ class ResultLines:
         )
 
     def outcomes(self, records: Sequence[OutcomeRecord]) -> None:
-        """Records of `outcomes`; those that close a key become lines. Raises StorageFailed."""
+        """Records of `outcomes`; those that close a key become lines. Raises StorageFailed, once: then it is over."""
         for record in records:
-            if not record.closed:
-                continue
-            self.written += 1
-            if self._file is not None:
+            if record.closed and not self._failed:
                 self._write(record)
+                self.written += 1
 
     def _write(self, record: OutcomeRecord) -> None:
-        assert self._file is not None
-        try:
-            self._file.write(json.dumps(self._line(record), separators=(",", ":"), allow_nan=False) + "\n")
-        except OSError as error:
-            raise StorageFailed(f"results: cannot be written: {error.strerror}") from error
+        if self._file is None:
+            return
+        self._failed = True
+        self._file.write(json.dumps(self._line(record), separators=(",", ":"), allow_nan=False) + "\n")
+        self._failed = False
         pipelines = list(self._pipelines)
         if record.key.pipeline == pipelines[-1]:
             self._places.pop((record.key.epoch, record.key.frame_seq), None)
@@ -124,7 +123,7 @@ def _boxes(boxes: Detections, origins: Sequence[int]) -> list[dict[str, Any]]:
 class WebVtt:
     """A metadata track (WebVTT, W3C): one cue for each shown frame, until the next one, with `describe` as its text."""
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: TextSink) -> None:
         self._file = file
         self._last: AlignedFrame | None = None
         self._step_ns = 40_000_000

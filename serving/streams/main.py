@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import TextIO
 
 import cv2
 
@@ -33,6 +33,7 @@ from serving.streams.ingest import ReconnectRules
 from serving.streams.lines import WebVtt, describe
 from serving.streams.metrics_page import metrics_page
 from serving.streams.observe import StreamMetrics
+from serving.streams.outputs import TextOutput
 from serving.streams.presence import Presence
 from serving.streams.remote import RemoteInfer
 from serving.streams.run import OnProgress, RunSettings, run
@@ -75,6 +76,8 @@ def through_triton(bundle: ModelBundle, url: str, timeout_s: float = 10.0) -> Op
 class RunOptions:
     """The options of `lockstep run`. With several sources, each output's name gets `-SOURCE_ID` before its suffix.
 
+    roi, mask: what is analysed, each `NAME=VALUE` for one source or a value for those without one of their own.
+
     sources: addresses, or NAME=ADDRESS. output: .mp4, or a folder (or .m3u8 in one) for HLS. timeout_s: a live source
     without a picture for so long ends. draw_threshold: boxes below it are not drawn; it removes nothing from results.
     transport: "" or "jpeg" (pictures as the log carries them). reid: an embedding model, for trackers that compare
@@ -90,8 +93,8 @@ class RunOptions:
     webvtt: Path | None = None
     sheet: Path | None = None
     every: int = 1
-    roi: str = ""
-    mask: Path | None = None
+    roi: tuple[str, ...] = ()
+    mask: tuple[str, ...] = ()
     timeout_s: float | None = None
     draw_threshold: float = 0.2
     banner: bool = True
@@ -143,11 +146,7 @@ def run_streams(options: RunOptions, open_model: OpenModel, on_progress: OnProgr
         jobs = _jobs(options, {p.name: p.labels for p in pipelines}, stack)
         transport: PictureCodec | None = JpegCodec() if options.transport else None
         settings = _settings(options, jobs)
-        summary = run(jobs, pipelines, settings, transport=transport, on_progress=on_progress, observer=metrics)
-        for job, name in zip(jobs, _names(options), strict=True):
-            if options.sheet is not None and job.sheet is not None:
-                job.sheet.save(_path_for(options.sheet, name, len(jobs)))
-        return summary
+        return run(jobs, pipelines, settings, transport=transport, on_progress=on_progress, observer=metrics)
 
 
 def _settings(options: RunOptions, jobs: Sequence[SourceJob]) -> RunSettings:
@@ -196,7 +195,7 @@ def _pipeline(name: str, options: RunOptions, open_model: OpenModel, stack: Exit
 
 
 def _jobs(options: RunOptions, labels: Mapping[str, Sequence[str]], stack: ExitStack) -> list[SourceJob]:
-    region = _region(options)
+    regions = _regions(options)
     reader = _reader_options(options)
     jobs = []
     for name, address in zip(_names(options), _addresses(options), strict=True):
@@ -205,8 +204,10 @@ def _jobs(options: RunOptions, labels: Mapping[str, Sequence[str]], stack: ExitS
         sinks: list[WebVtt | Presence] = [WebVtt(webvtt)] if webvtt else []
         if (who := _open(options.presence, name, options, stack)) is not None:
             sinks.append(Presence(name, who))
-        for sink in sinks:
-            stack.callback(sink.close)
+        events, sheet = _events(options, name, labels, stack), ContactSheet() if options.sheet else None
+        closing: list[Callable[[], object]] = [part.close for part in (*sinks, *([events] if events else []))]
+        if sheet is not None and options.sheet is not None:
+            closing.append(partial(sheet.save, _path_for(options.sheet, name, len(options.sources))))
         jobs.append(
             SourceJob(
                 source=source,
@@ -215,10 +216,11 @@ def _jobs(options: RunOptions, labels: Mapping[str, Sequence[str]], stack: ExitS
                 make_writers=_writers(options, name, address),
                 results=_open(options.results, name, options, stack),
                 sinks=sinks,
-                sheet=ContactSheet() if options.sheet else None,
-                region=region,
+                sheet=sheet,
+                region=regions[name],
                 mixed=options.output is not None,
-                events=_events(options, name, labels, stack),
+                events=events,
+                closing=closing,
             )
         )
     return jobs
@@ -229,9 +231,7 @@ def _events(options: RunOptions, name: str, labels: Mapping[str, Sequence[str]],
     if file is None:
         return None
     rules = read_rules(options.event_rules) if options.event_rules else EventRules()
-    lines = EventLines(name, rules, labels, file)
-    stack.callback(lines.close)
-    return lines
+    return EventLines(name, rules, labels, file)
 
 
 def _writers(options: RunOptions, name: str, address: str) -> Callable[[OutputStream], list[VideoWriter]]:
@@ -250,7 +250,8 @@ def _writers(options: RunOptions, name: str, address: str) -> Callable[[OutputSt
 def _check_not_sources(options: RunOptions) -> None:
     """Nothing that is read is written over."""
     read = {path_of(a).resolve() for a in _addresses(options) if scheme_of(a) == "file"}
-    for path in (options.output, options.results, options.webvtt, options.sheet):
+    written = (options.output, options.results, options.webvtt, options.sheet, options.presence, options.events)
+    for path in written:
         for name in _names(options) if path is not None else ():
             if path is not None and _path_for(path, name, len(options.sources)).resolve() in read:
                 raise ParameterInvalid(f"{path}: is a source of this run", hint="choose another output")
@@ -276,17 +277,38 @@ def _reader_options(options: RunOptions) -> ReaderOptions:
     return base
 
 
-def _region(options: RunOptions) -> Region:
-    if options.roi and not re.fullmatch(r"\d+,\d+,\d+,\d+", options.roi):
-        raise ParameterInvalid(f"--roi: expected x1,y1,x2,y2 in source pixels, got {options.roi!r}")
-    if options.mask is None:
-        return Region(options.roi)
-    mask = cv2.imread(str(options.mask), cv2.IMREAD_GRAYSCALE)
+def _regions(options: RunOptions) -> dict[str, Region]:
+    names = _names(options)
+    rois, masks = _by_source("--roi", options.roi, names), _by_source("--mask", options.mask, names)
+    return {name: _region(rois.get(name, ""), masks.get(name, "")) for name in names}
+
+
+def _by_source(option: str, values: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """What was given for each source: by its name, else for all."""
+    for_all, own = dict[str, str](), dict[str, str]()
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not (value if equals else text):
+            raise ParameterInvalid(f"{option}: expected a value, or NAME=VALUE, got {text!r}")
+        given = {name: value} if equals and name in names else dict.fromkeys(names, text)
+        if equals and name not in names and not Path(text).exists():
+            raise ParameterInvalid(f"{option}: no source named {name}; this run has {', '.join(names)}")
+        into = own if equals and name in names else for_all
+        if given.keys() & into.keys():
+            raise ParameterInvalid(f"{option}: given twice for {', '.join(sorted(given.keys() & into.keys()))}")
+        into.update(given)
+    return for_all | own
+
+
+def _region(roi: str, mask_path: str) -> Region:
+    if roi and not re.fullmatch(r"\d+,\d+,\d+,\d+", roi):
+        raise ParameterInvalid(f"--roi: expected x1,y1,x2,y2 in source pixels, got {roi!r}")
+    if not mask_path:
+        return Region(roi)
+    mask = cv2.imread(mask_path, cv2.IMREAD_GRAYSCALE)
     if mask is None:
-        raise ParameterInvalid(
-            f"--mask: {options.mask} is no picture; expected one of the source's size, black: unseen"
-        )
-    return Region(options.roi, mask > 127)
+        raise ParameterInvalid(f"--mask: {mask_path} is no picture; expected one of the source's size, black: unseen")
+    return Region(roi, mask > 127)
 
 
 def _addresses(options: RunOptions) -> list[str]:
@@ -318,12 +340,9 @@ def _path_for(path: Path, name: str, sources: int) -> Path:
     return path if sources == 1 else path.with_name(f"{path.stem}-{name}{path.suffix}")
 
 
-def _open(path: Path | None, name: str, options: RunOptions, stack: ExitStack) -> TextIO | None:
+def _open(path: Path | None, name: str, options: RunOptions, stack: ExitStack) -> TextOutput | None:
     if path is None:
         return None
-    try:
-        file = _path_for(path, name, len(options.sources)).open("w", encoding="utf-8")
-    except OSError as error:
-        raise StorageFailed(f"{path}: cannot be written: {error.strerror}") from error
+    file = TextOutput(_path_for(path, name, len(options.sources)))
     stack.callback(file.close)
     return file

@@ -17,6 +17,7 @@ from serving.frames import AlignedFrame, Frame, FrameRecord, Origin, Posting
 from serving.media import OutputStream, OutputSummary, VideoWriter, nearest_tick
 from serving.streams.drawing import Draw
 from serving.streams.lines import ResultLines
+from serving.streams.outputs import OutputGuard
 from serving.streams.sheet import ContactSheet
 from serving.types import PixelArray
 
@@ -51,7 +52,10 @@ class MixCounters:
 
 @dataclass(slots=True)
 class MixRole:
-    """One source. `make_writers` is called at the first shown frame, when its size and time base are known."""
+    """One source. `make_writers` is called at the first shown frame, when its size and time base are known.
+
+    guard: keeps what an output fails with; that output is let go, the account and the other outputs go on.
+    """
 
     mixer: Mixer
     accountant: Accountant
@@ -63,6 +67,7 @@ class MixRole:
     average_rate: Fraction | None = None
     observer: Observer | None = None
     counters: MixCounters = field(default_factory=MixCounters)
+    guard: OutputGuard = field(default_factory=OutputGuard)
     _writers: Sequence[VideoWriter] | None = None
 
     def frame(self, record: FrameRecord, now_ns: int, at_end: bool = True) -> None:
@@ -93,7 +98,10 @@ class MixRole:
         self._outcomes(self.accountant.finish(self.mixer.source_id))
         if self.observer is not None:
             self.observer.held(self.mixer.source_id, 0)
-        return [writer.close() for writer in self._writers or ()]
+        outputs: list[OutputSummary] = []
+        for writer in self._writers or ():
+            self.guard(lambda close: outputs.append(close()), writer.close)
+        return outputs
 
     def abandon(self) -> None:
         """The run failed: leave nothing half-written."""
@@ -103,7 +111,7 @@ class MixRole:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _outcomes(self, records: Sequence[OutcomeRecord]) -> None:
-        self.lines.outcomes(records)
+        self.guard(self.lines.outcomes, records)
         if self.observer is not None:
             self.observer.outcomes(records)
 
@@ -112,10 +120,10 @@ class MixRole:
             self._count(shown)
             if self.observer is not None:
                 self.observer.shown(shown)
-            for sink in self.sinks:
-                sink.write(shown)
-            if shown.frame.picture is not None:
-                self._write(shown, shown.frame)
+            self.sinks = [sink for sink in self.sinks if self.guard(sink.write, shown)]
+            if shown.frame.picture is not None and not self.guard(self._write, shown, shown.frame):
+                self.abandon()
+                self._writers = ()
 
     def _write(self, shown: AlignedFrame, frame: Frame) -> None:
         assert frame.picture is not None

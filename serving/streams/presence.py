@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any
 
 from serving.frames import AlignedFrame
+from serving.streams.outputs import TextSink
 from serving.types import NamedDetections
 
 GAP_NS = 2_000_000_000
@@ -37,7 +38,7 @@ class _Seen:
 class Presence:
     """Takes shown frames (a sink of a source), writes one JSON document at the end."""
 
-    def __init__(self, source_id: str, file: TextIO) -> None:
+    def __init__(self, source_id: str, file: TextSink) -> None:
         self._source_id, self._file = source_id, file
         self._seen: dict[tuple[int, str, str | int], _Seen] = {}
         self._last: tuple[int, int] | None = None
@@ -62,8 +63,8 @@ class Presence:
 
     def close(self) -> None:
         """Write `{source_id, people: [{name, epoch, pipeline, tracks, spans: [{from_pts_ns, to_pts_ns}]}]}`."""
-        json.dump({"source_id": self._source_id, "people": list(self._people())}, self._file, indent=1)
-        self._file.write("\n")
+        document = {"source_id": self._source_id, "people": list(self._people())}
+        self._file.write(json.dumps(document, indent=1) + "\n")
 
     def _people(self) -> Iterator[dict[str, Any]]:
         """Tracks of one name together; unknown ones apart, one a track."""

@@ -196,7 +196,7 @@ def run(
 ) -> RunSummary:
     """Run until the last source has ended, or until KeyboardInterrupt, which ends all of them in good order.
 
-    Raises StorageFailed where an output cannot be written; source errors are in the summary.
+    What became of a source that cannot be read, or of an output that cannot be written, is in the summary.
     """
     hub = Hub(jobs, pipelines, settings or RunSettings(), clock or SystemClock(), transport, observer)
     started_ns = hub.clock.monotonic_ns()

@@ -6,11 +6,11 @@ The only shared state is the `Hub`'s, under its lock. A file waits for room at e
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from threading import Condition, Lock
-from typing import Protocol, TextIO
+from typing import Protocol
 
 import numpy as np
 
@@ -35,6 +35,7 @@ from serving.streams.event_lines import EventLines
 from serving.streams.ingest import IngestStage, ReconnectRules
 from serving.streams.lines import ResultLines
 from serving.streams.mix_role import MakeWriters, MixRole, Observer, ShownSink
+from serving.streams.outputs import OutputGuard, TextSink
 from serving.streams.sheet import ContactSheet
 from serving.streams.summary import SourceSummary
 from serving.streams.worker import Pipeline, Region
@@ -46,18 +47,22 @@ NS_PER_S = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class SourceJob:
-    """What to do with one source. shown_as: its address without secrets. mixed: somebody looks at the pictures."""
+    """What to do with one source. shown_as: its address without secrets. mixed: somebody looks at the pictures.
+
+    closing: called once all is shown, for what is written last.
+    """
 
     source: VideoSource
     draw: Draw
     make_writers: MakeWriters
     shown_as: str = ""
-    results: TextIO | None = None
+    results: TextSink | None = None
     sinks: Sequence[ShownSink] = ()
     sheet: ContactSheet | None = None
     region: Region = field(default_factory=Region)
     mixed: bool = True
     events: EventLines | None = None
+    closing: Sequence[Callable[[], object]] = ()
 
 
 class StreamSettings(Protocol):
@@ -115,6 +120,8 @@ class SourceRun:
         self.read_to_end = False
         self.done = False
         self.unshown = 0
+        self.guard = OutputGuard()
+        self._events_failed = False
         self.outputs: list[OutputSummary] = []
         self._mixing = Lock()  # a progress report must not read what a step is changing
 
@@ -162,6 +169,7 @@ class SourceRun:
             self.job.sheet,
             Fraction(info.average_rate) if info.average_rate else None,
             self.hub.observer,
+            guard=self.guard,
         )
         with self.hub.changed:
             self.hub.queue.source(self.source_id, SheddingRules(age, settings.max_fps, live))
@@ -209,6 +217,8 @@ class SourceRun:
                 self.hub.beat(self)
             if self.role is not None:
                 self.outputs = self.role.finish()
+            for close in self.job.closing:
+                self.guard(close)
         except BaseException:
             if self.role is not None:
                 self.role.abandon()
@@ -229,14 +239,20 @@ class SourceRun:
             for record in frames:
                 role.frame(record, clock.monotonic_ns())
             for posting in postings:
-                if self.job.events is not None:
-                    self.job.events.take(posting)
+                self._follow(posting)
                 role.post(posting, clock.monotonic_ns())
             role.poll(clock.monotonic_ns())
             if over:
                 role.mixer.end()
                 role.poll(clock.monotonic_ns())
+            if self.guard.error is not None:
+                self.stage.stop()  # what was read is accounted; nobody could see the rest
             return over and role.mixer.held == 0
+
+    def _follow(self, posting: Posting) -> None:
+        events = self.job.events
+        if events is not None and not self._events_failed:
+            self._events_failed = not self.guard(events.take, posting)
 
     def _take(self) -> tuple[list[FrameRecord], list[Posting], bool]:
         """What to feed now (a file's mixer takes one frame at a time), and whether nothing more will come."""
@@ -276,6 +292,7 @@ class SourceRun:
 
     def _summary(self) -> SourceSummary:
         role, info, stage = self.role, self.stage.info, self.stage
+        error = stage.error or self.guard.error
         accountant = role.accountant if role else Accountant()
         counters = role.counters if role else None
         spans = [ns / 1e6 for ns in counters.latency_ns] if counters and counters.latency_ns else [0.0]
@@ -304,6 +321,6 @@ class SourceRun:
             latency_ms=(p50, p99),
             outputs=tuple(self.outputs),
             errors=dict(stage.counters.errors),
-            error=str(stage.error) if stage.error else "",
-            error_code=stage.error.code if stage.error else "",
+            error=str(error) if error else "",
+            error_code=error.code if error else "",
         )

@@ -20,6 +20,7 @@ from serving.engines import open_engine
 from serving.errors import NotFound, ParameterInvalid, SourceRefused, StorageFailed
 from serving.served_model import ServedModel
 from serving.streams.main import OpenedModel, RunOptions, in_process, run_streams, through_triton
+from serving.streams.outputs import TextOutput
 
 VOLATILE = ("timings_ms", "attempt")
 
@@ -79,17 +80,77 @@ def test_roi_and_mask_are_in_source_pixels(
     red_clip: Path, tmp_path: Path, open_model: Callable[[str], OpenedModel]
 ) -> None:
     base = RunOptions((str(red_clip),), ("redness",), results=tmp_path / "r.jsonl", parameters={"score_threshold": "0"})
-    run_streams(replace(base, roi="40,10,80,50"), open_model)
+    run_streams(replace(base, roi=("40,10,80,50",)), open_model)
     assert lines(tmp_path / "r.jsonl")[9]["detections"][0]["xyxy"] == [40.0, 10.0, 60.0, 50.0]
     run_streams(base, open_model)
     plain = lines(tmp_path / "r.jsonl")[20]["detections"][0]["confidence"]
     mask = np.zeros((64, 96), np.uint8)
     mask[:, :48] = 255
     cv2.imwrite(str(tmp_path / "m.png"), mask)
-    run_streams(replace(base, mask=tmp_path / "m.png"), open_model)
+    run_streams(replace(base, mask=(str(tmp_path / "m.png"),)), open_model)
     assert lines(tmp_path / "r.jsonl")[20]["detections"][0]["confidence"] == pytest.approx(plain / 2, rel=0.1)
     with pytest.raises(ParameterInvalid, match="inside 96x64"):
-        run_streams(replace(base, roi="40,10,800,50"), open_model)
+        run_streams(replace(base, roi=("40,10,800,50",)), open_model)
+
+
+def test_each_source_has_its_own_region(
+    red_clip: Path, tmp_path: Path, open_model: Callable[[str], OpenedModel]
+) -> None:
+    sources = tuple(f"{name}={red_clip}" for name in ("gate", "yard", "hall"))
+    base = RunOptions(sources, ("redness",), results=tmp_path / "r.jsonl", parameters={"score_threshold": "0"})
+    run_streams(replace(base, roi=("gate=40,10,80,50", "0,0,96,32")), open_model)
+    corners = {n: lines(tmp_path / f"r-{n}.jsonl")[9]["detections"][0]["xyxy"][:2] for n in ("gate", "yard", "hall")}
+    assert corners == {"gate": [40.0, 10.0], "yard": [0.0, 0.0], "hall": [0.0, 0.0]}
+    for roi, words in (
+        (("gat=40,10,80,50",), "no source named gat"),
+        (("gate=0,0,9,9", "gate=0,0,8,8"), "given twice for gate"),
+        (("0,0,9,9", "0,0,8,8"), "given twice"),
+        (("gate=",), "expected a value"),
+    ):
+        with pytest.raises(ParameterInvalid, match=words):
+            run_streams(replace(base, roi=roi), open_model)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("broken", ["output", "results", "webvtt", "events", "presence"])
+def test_an_output_that_fails_ends_its_source_alone(
+    red_clip: Path, tmp_path: Path, open_model: Callable[[str], OpenedModel], broken: str
+) -> None:
+    """A full disk: the account still balances, and the other source is mixed to its end."""
+    files = {"output": "o.mp4", "results": "r.jsonl", "webvtt": "t.vtt", "events": "e.jsonl", "presence": "p.json"}
+    full = {"output": ".o-bad.mp4.part"}.get(broken, files[broken].replace(".", "-bad."))
+    (tmp_path / full).symlink_to("/dev/full")
+    options = RunOptions(
+        (f"bad={red_clip}", f"good={red_clip}"), ("redness",), "bytetrack", parameters={"score_threshold": "0"},
+        **{name: tmp_path / file for name, file in files.items()},  # type: ignore[arg-type]
+    )  # fmt: skip
+    if broken == "webvtt":  # its first line is written before anything is read
+        with pytest.raises(StorageFailed, match=r"t-bad\.vtt: cannot be written: No space left"):
+            run_streams(options, open_model)
+        return
+    bad, good = run_streams(options, open_model).sources
+    assert bad.error_code == StorageFailed.code and full.strip(".").removesuffix(".part") in bad.error
+    assert bad.balanced and good.ok and good.shown == 30 and good.outputs[0].frames == 30
+    assert len(lines(tmp_path / "r-good.jsonl")) == good.balances["redness"].accepted == 30
+    if broken != "results":
+        assert len(lines(tmp_path / "r-bad.jsonl")) == bad.balances["redness"].accepted
+    assert (tmp_path / "o-bad.mp4").exists() == (broken != "output")
+
+
+def test_two_runs_do_not_write_one_file(
+    red_clip: Path, tmp_path: Path, open_model: Callable[[str], OpenedModel]
+) -> None:
+    base = RunOptions((str(red_clip),), ("redness",), results=tmp_path / "r.jsonl")
+    run_streams(base, open_model)
+    other = TextOutput(tmp_path / "t.vtt")
+    other.write("theirs\n")
+    with pytest.raises(StorageFailed, match=r"t\.vtt: is being written already"):
+        run_streams(replace(base, webvtt=tmp_path / "t.vtt"), open_model)
+    with pytest.raises(StorageFailed, match="already"):
+        run_streams(replace(base, webvtt=tmp_path / "r.jsonl"), open_model)
+    assert (tmp_path / "t.vtt").read_text() == "theirs\n"
+    other.close()
+    assert run_streams(replace(base, webvtt=tmp_path / "t.vtt"), open_model).ok
 
 
 def test_an_unknown_scenario_is_the_operators_mistake(red_clip: Path, open_model: Callable[[str], OpenedModel]) -> None:
