@@ -18,7 +18,8 @@ from converters.job import REFERENCE, REPORT, TRAINING, ChildJob, ChildReport
 from converters.meter import Say
 from converters.rows_network import Reference
 from converters.rows_preprocess import TrainingSide
-from converters.samples import prepare_all, read_tensors
+from converters.samples import hear_all, prepare_all, read_tensors
+from converters.sequence import step_samples
 from converters.signature import network_inputs
 from converters.sources import Sources
 from converters.work_folder import WorkFolder
@@ -65,7 +66,8 @@ def computed_by_checkpoint(sources: Sources, work: WorkFolder, say: Say) -> Comp
     def make() -> Mapping[str, Any]:
         folder.mkdir(exist_ok=True)
         save_samples(folder / "inputs.npz", inputs)
-        pictures = tuple(s.path.resolve() for s in sources.samples.samples) if prepared is not None else ()
+        files = prepared is not None or spec.sound is not None
+        pictures = tuple(s.path.resolve() for s in sources.samples.samples) if files else ()
         job = ChildJob(
             "convert", spec, folder, sources.spec_path.resolve().parent, sources.checkpoint.resolve(),
             folder / "inputs.npz", pictures, cache=sources.cache,
@@ -91,9 +93,11 @@ def computed_by_checkpoint(sources: Sources, work: WorkFolder, say: Say) -> Comp
 
 
 def _inputs(sources: Sources, prepared: Sequence[Prepared] | None) -> list[dict[str, Array]]:
+    name = network_inputs(sources.spec)[0].name
+    if sources.spec.sound is not None:
+        return [{name: windows} for windows in hear_all(sources.samples, sources.spec.sound)]
     if prepared is None:
         return read_tensors(sources.samples, sources.spec)
-    name = network_inputs(sources.spec)[0].name
     return [{name: p.tensor} for p in prepared]
 
 
@@ -114,7 +118,7 @@ def graphs(sources: Sources, computed: Computed, work: WorkFolder, say: Say) -> 
         told = {MODEL: work.stage("onnx", [MODEL], lambda: asdict(checked_onnx(raw, folder / MODEL, spec)))}
     if spec.precision == "fp16":
         say("write half precision into the graph")
-        inputs = computed.reference.inputs
+        inputs = step_samples(spec, computed.reference.inputs)
         with stage("onnx_fp16"):
             told[MODEL_FP16] = work.stage(
                 "fp16",

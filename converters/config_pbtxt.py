@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.errors import SpecInvalid
-from serving.spec import ModelSpec
+from serving.sequences import WINDOW
+from serving.spec import ModelSpec, SoundSpec
 from serving.tasks import task_named
 from serving.types import TensorSpec
 
@@ -58,12 +59,21 @@ def config_pbtxt(spec: ModelSpec, engine_outputs: Sequence[TensorSpec] = (), ver
 
 def served_inputs(spec: ModelSpec) -> tuple[TensorSpec, ...]:
     """Inputs without the batch axis: `image` and `frame`, or the named tensors of a raw model."""
+    if spec.sound is not None:
+        return sound_inputs(spec.sound)
     if spec.task != "raw":
         return IMAGE_INPUTS
     return tuple(
         TensorSpec(t.name, t.datatype, tuple(-1 if axis in t.dynamic else size for axis, size in enumerate(t.shape)))
         for t in spec.inputs
     )
+
+
+def sound_inputs(rule: SoundSpec) -> tuple[TensorSpec, ...]:
+    """`audio` (an encoded sound), or `window` with the state that went before: a stream that is heard in pieces."""
+    window = TensorSpec(WINDOW, "FP32", (-1, rule.context + rule.window))
+    states = (TensorSpec(state.input, "FP32", state.shape) for state in rule.state)
+    return (TensorSpec("audio", "UINT8", (-1,)), window, *states)
 
 
 def served_outputs(spec: ModelSpec, engine_outputs: Sequence[TensorSpec] = ()) -> tuple[TensorSpec, ...]:
@@ -111,7 +121,9 @@ def parameter(key: str, value: str) -> dict[str, Any]:
 def _warmup(spec: ModelSpec, inputs: Sequence[TensorSpec], batch_size: int) -> dict[str, Any]:
     """A request of zeros in a shape that real requests have (as `frame`: zeros are no JPEG)."""
     shapes: dict[str, tuple[TensorSpec, tuple[int, ...]]]
-    if spec.task != "raw":
+    if spec.sound is not None:
+        shapes = {WINDOW: (inputs[1], (1, inputs[1].shape[1]))}
+    elif spec.task != "raw":
         frame = next(tensor for tensor in inputs if tensor.name == "frame")
         shapes = {frame.name: (frame, (WARMUP_HEIGHT, WARMUP_WIDTH, 3))}
     else:

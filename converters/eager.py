@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from converters.arrays import Sample, batches, split
 from converters.frozen import repeated
+from converters.sequence import over_sounds, step_samples
 from converters.signature import network_inputs, output_names
 from serving.errors import CheckpointRefused, SpecInvalid
-from serving.spec import ModelSpec
+from serving.spec import ModelSpec, SoundSpec
 from serving.types import Array
 
 
@@ -30,6 +31,8 @@ def eager_outputs(
     module: Any, spec: ModelSpec, samples: Sequence[Sample], batch: int, progress: Callable[[str], None]
 ) -> list[dict[str, Array]]:
     """Named outputs for each sample, in order. Raises SpecInvalid, CheckpointRefused or NotFrozen (frozen.repeated)."""
+    if spec.sound is not None:
+        return _heard(module, spec, spec.sound, samples, progress)
     results: list[dict[str, Array]] = []
     for group in batches(samples, batch):
         arguments = ordered(spec, group)
@@ -42,6 +45,22 @@ def eager_outputs(
         results.extend(split({n: t.numpy().copy() for n, t in zip(names, outputs, strict=True)}))
         progress(f"eager outputs {len(results)}/{len(samples)}")
     return results
+
+
+def _heard(
+    module: Any, spec: ModelSpec, rule: SoundSpec, samples: Sequence[Sample], progress: Callable[[str], None]
+) -> list[dict[str, Array]]:
+    """Window after window, the state going along; the first window is repeated to see that nothing moves by itself."""
+    examples = step_samples(spec, samples[:1])
+
+    def step(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        outputs = call(module, ordered(spec, inputs))
+        return {n: t.numpy().copy() for n, t in zip(names_of(spec, len(outputs)), outputs, strict=True)}
+
+    if examples:
+        first = ordered(spec, {name: array[None] for name, array in examples[0].items()})
+        repeated(module, lambda: call(module, first))
+    return over_sounds(spec, step, samples, progress)
 
 
 def ordered(spec: ModelSpec, batch: Sample) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from converters.digest import sha256_of
 from converters.job import RAW_ONNX, REFERENCE, ChildJob, ChildReport, Limits, LoadReport
 from converters.onnx_checked import free_batch
 from converters.onnx_safety import load_checked
+from converters.sequence import over_sounds
 from converters.signature import network_inputs
 from serving.errors import CheckpointRefused, EngineFailed, NotFrozen, SpecInvalid
 from serving.types import Array
@@ -53,18 +54,24 @@ def pass_through(
         versions={"onnx": onnx.__version__},
         isolation=isolation,
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        notes=("the reference of an ONNX checkpoint is itself in FP32",),
+        notes=(f"the reference of an ONNX checkpoint is {job.spec.parity.reference or 'itself in FP32'}",),
     )
 
 
 def _reference(
     job: ChildJob, limits: Limits, samples: list[dict[str, Array]], progress: Callable[[str], None]
 ) -> list[dict[str, Array]]:
+    """The answers of the file itself in FP32, or of the one that the spec names as its reference."""
+    reference = job.spec_folder / job.spec.parity.reference if job.spec.parity.reference else None
+    if reference is not None:
+        load_checked(reference)
     from serving.engines.onnxruntime import load
 
     results: list[dict[str, Array]] = []
     try:
-        engine = load(job.folder / RAW_ONNX, threads=limits.threads)
+        engine = load(reference or job.folder / RAW_ONNX, threads=limits.threads)
+        if job.spec.sound is not None:
+            return over_sounds(job.spec, engine.run, samples, progress)
         for group in batches(samples, job.reference_batch):
             results.extend(split(engine.run(group)))
             progress(f"reference outputs {len(results)}/{len(samples)}")

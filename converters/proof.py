@@ -15,11 +15,11 @@ from converters.artifacts import MODEL_FP16, Computed, tensorrt
 from converters.meter import Meter, Say
 from converters.parity import Judge, StageRow, failed, not_run
 from converters.rows_facts import constants_row, labels_row, load_row
-from converters.rows_gates import decisions_only, gate_of
+from converters.rows_gates import RowGate, decisions_only, gate_of
 from converters.rows_network import engine_row, network_row, signature_problems
-from converters.rows_preprocess import preprocess_row
+from converters.rows_preprocess import preprocess_row, windows_row
 from converters.rows_tensorrt import built_dtypes, built_row
-from converters.samples import SampleSet
+from converters.samples import SampleSet, hear_all
 from converters.signature import network_inputs
 from converters.sources import Sources
 from converters.work_folder import WorkFolder
@@ -64,10 +64,20 @@ def before_the_network(sources: Sources, computed: Computed) -> list[StageRow]:
     """load, preprocess."""
     spec = sources.spec
     rows = [load_row(asdict(computed.report.load), spec)]
+    gate = gate_of("preprocess", sources.task, spec)
+    if spec.sound is not None:
+        return [*rows, sound_row(sources, computed, gate)]
     if computed.prepared is None:
         return [*rows, not_run("preprocess", "pictures", "task raw has no pictures")]
-    gate = gate_of("preprocess", sources.task, spec)
     return [*rows, preprocess_row(sources.samples.names, computed.prepared, computed.training, gate)]
+
+
+def sound_row(sources: Sources, computed: Computed, gate: RowGate) -> StageRow:
+    """Our windows against the training side's, from the file's bytes."""
+    rule = sources.spec.sound
+    assert rule is not None
+    heard = hear_all(sources.samples, rule) if computed.training is not None else []
+    return windows_row(sources.samples.names, heard, computed.training, gate)
 
 
 def graph_rows(sources: Sources, computed: Computed, folder: Path, proof: Proof, say: Say) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from converters.parity import Judge, Outputs, SampleVerdict, StageRow, failed, summarise
 from converters.rows_gates import RowGate
+from converters.sequence import sounding
 from serving.errors import LockstepError
 from serving.types import Array, EngineInfo, ImageTransform, TensorSpec
 
@@ -54,6 +55,7 @@ def network_row(
     figures: Mapping[str, Any] | None = None,
 ) -> StageRow:
     """Run every sample alone, then shuffled in each of `batches`; both must keep the gate and stay in their row."""
+    run = sounding(judge.spec, run)
     try:
         singles = [_alone(run, inputs) for inputs in reference.inputs]
         verdicts = _judge(reference, singles, judge, gate)

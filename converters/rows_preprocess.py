@@ -36,6 +36,22 @@ def preprocess_row(
     return summarise("preprocess", COMPARED, gate, [_compare(n, a, b, gate) for n, a, b in columns])
 
 
+def windows_row(
+    names: Sequence[str], ours: Sequence[Array], training: Sequence[TrainingSide] | None, gate: RowGate
+) -> StageRow:
+    """The windows of every sound within the stated bound."""
+    if training is None:
+        return not_run("preprocess", COMPARED, NO_TRAINING_SIDE)
+    verdicts = []
+    for name, mine, other in zip(names, ours, training, strict=True):
+        figures: dict[str, float] = {}
+        why = ["the training side gave no tensor"] if other.tensor is None else _tensor(mine, other.tensor, figures)
+        if not why and not within("tensor_difference", figures["tensor_difference"], gate.bounds["tensor_difference"]):
+            why.append(f"windows differ by {figures['tensor_difference']:.6g}")
+        verdicts.append(SampleVerdict(name, not why, figures, "; ".join(why)))
+    return summarise("preprocess", COMPARED, gate, verdicts)
+
+
 def _compare(name: str, ours: Prepared, training: TrainingSide, gate: RowGate) -> SampleVerdict:
     figures: dict[str, float] = {}
     why: list[str] = []

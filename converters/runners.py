@@ -18,6 +18,7 @@ from serving.adapters.triton import TritonServer
 from serving.backend import Served
 from serving.errors import DeadlineExceeded, LockstepError, Overloaded, ServingError, Unavailable
 from serving.ports import ServerReply, ServerRequest, ServerTensor
+from serving.preprocess.audio import is_sound, read_sound_header
 from serving.preprocess.sniff import read_header
 from serving.tasks import task_named
 from serving.types import Array, InferRequest, RawTensors
@@ -73,7 +74,8 @@ class TritonRunner:
         """The file's bytes as `image`, or a raw model's tensors; all outputs asked for."""
         if self._server is None:
             raise Unavailable("TritonRunner: used outside its context")
-        arrays: Mapping[str, Array] = {"image": np.frombuffer(sample.data, np.uint8)}
+        name = "audio" if is_sound(sample.data) else "image"
+        arrays: Mapping[str, Array] = {name: np.frombuffer(sample.data, np.uint8)}
         if sample.name in self._tensors:
             arrays = self._tensors[sample.name]
         tensors = [ServerTensor(name, array[None]) for name, array in arrays.items()]
@@ -114,7 +116,7 @@ class GatewayRunner:
 
     def ask(self, sample: Sample, parameters: Mapping[str, Any]) -> Answer:
         """A problem document becomes a ServingError that says its code and detail."""
-        headers = {"content-type": f"image/{read_header(sample.data).format}"}
+        headers = {"content-type": _media_type(sample.data)}
         headers["x-request-timeout-ms"] = str(int(TIMEOUT_S * 1e3))
         query = {name: str(value) for name, value in parameters.items()}
         give_up = time.monotonic() + TIMEOUT_S
@@ -129,6 +131,12 @@ class GatewayRunner:
         if reply.status_code != 200:
             raise GatewayAnswered(f"{reply.status_code} {document.get('code')}: {document.get('detail')}")
         return Answer(document, task_named(self._task).from_document(document))
+
+
+def _media_type(data: bytes) -> str:
+    if is_sound(data):
+        return f"audio/{read_sound_header(data).format.lower()}"
+    return f"image/{read_header(data).format}"
 
 
 class GatewayAnswered(LockstepError):

@@ -14,11 +14,13 @@ import numpy as np
 
 from converters.signature import network_inputs
 from serving.errors import InputError, SpecInvalid
+from serving.preprocess.audio import windows_of
 from serving.preprocess.decode import decode
 from serving.preprocess.reference import Prepared, prepare
-from serving.spec import ModelSpec, PreprocessSpec
+from serving.spec import ModelSpec, PreprocessSpec, SoundSpec
 from serving.types import DATATYPES, UNKNOWN, UNKNOWN_LABEL, Array
 
+SOUNDS = (".wav", ".flac")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 ENOUGH = 32
 
@@ -60,11 +62,12 @@ class SampleSet:
 
 
 def read_samples(spec: ModelSpec, folder: Path, limit: int | None = None) -> SampleSet:
-    """The samples below `folder`: pictures, or for task raw one `.npz` a sample. `limit` takes evenly spaced ones.
+    """The samples below `folder`: pictures, sounds where the spec has `sound`, or for task raw one `.npz` a sample.
+    `limit` takes evenly spaced ones.
 
     Raises SpecInvalid: no folder, no samples, a label file that names a file or a class that is not there.
     """
-    kinds = (".npz",) if spec.task == "raw" else PICTURES
+    kinds = (".npz",) if spec.task == "raw" else SOUNDS if spec.sound is not None else PICTURES
     if not folder.is_dir():
         raise SpecInvalid(f"{spec.name}: parity.samples: {folder} is not a folder", hint="a folder of real samples")
     paths = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in kinds)
@@ -86,6 +89,17 @@ def prepare_all(samples: SampleSet, spec: PreprocessSpec) -> list[Prepared]:
         except InputError as error:
             raise SpecInvalid(f"parity.samples: {sample.name}: {error}", hint="remove or replace the file") from error
     return prepared
+
+
+def hear_all(samples: SampleSet, rule: SoundSpec) -> list[Array]:
+    """The windows [t, context + window] of every sound. SpecInvalid names a sample that is no sound."""
+    heard = []
+    for sample in samples.samples:
+        try:
+            heard.append(np.concatenate(list(windows_of(sample.data, rule))))
+        except InputError as error:
+            raise SpecInvalid(f"parity.samples: {sample.name}: {error}", hint="remove or replace the file") from error
+    return heard
 
 
 def read_tensors(samples: SampleSet, spec: ModelSpec) -> list[dict[str, Array]]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from serving.spec import ModelSpec, TensorDecl
+from serving.sequences import WINDOW
+from serving.spec import ModelSpec, SoundSpec, TensorDecl
 from serving.types import DATATYPES, Array
 
 IMAGES = "images"
@@ -18,6 +19,8 @@ def network_inputs(spec: ModelSpec) -> tuple[TensorDecl, ...]:
 
     A side that is free (`width` or `height` 0) is -1 and ranges over the spec's sides.
     """
+    if spec.sound is not None:
+        return _sound_inputs(spec, spec.sound)
     if spec.task == "raw" or spec.preprocess is None:
         return spec.inputs
     rule = spec.preprocess
@@ -28,6 +31,12 @@ def network_inputs(spec: ModelSpec) -> tuple[TensorDecl, ...]:
     dynamic = {first + i: (min(bounds), max(bounds)) for i, side in enumerate(sides) if side == -1}
     name = spec.inputs[0].name if spec.inputs else IMAGES
     return (TensorDecl(name=name, datatype="FP32", shape=shape, dynamic=dynamic),)
+
+
+def _sound_inputs(spec: ModelSpec, rule: SoundSpec) -> tuple[TensorDecl, ...]:
+    """One window (with the past before it), then the state that goes from window to window."""
+    window = TensorDecl(name=WINDOW, datatype="FP32", shape=(rule.context + rule.window,))
+    return (window, *(TensorDecl(name=state.input, datatype="FP32", shape=state.shape) for state in rule.state))
 
 
 def output_names(spec: ModelSpec, count: int) -> list[str]:

@@ -26,6 +26,7 @@ Progress = Callable[[str], None]
 _ROOT = Path(__file__).resolve().parents[1]
 # Code that decides what a version computes: its hash is part of a version's content.
 _CODE = ("converters", "serving/preprocess", "serving/tasks", "serving/engines", "serving/served_model.py",
+         "serving/sequences.py", "serving/hearing.py",
          "serving/backend.py", "serving/spec.py", "serving/types.py", "serving/triton")  # fmt: skip
 
 
@@ -114,6 +115,7 @@ def _content(
         "target": target,
         "tools": tools(),
         "isa": machine()["isa"],
+        "reference": sha256_of(folder / spec.parity.reference) if spec.parity.reference else None,
         "code": [(name, sha256_of(path)) for name, path in _code_files(spec, folder)],
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

@@ -64,7 +64,7 @@ def _sample(spec: ModelSpec, address: str, picture: str, answer: Any) -> dict[st
         sample["pixels"] = np.ascontiguousarray(pixels)
     if tensor is not None:
         array = np.asarray(tensor, np.float32)
-        rank = len(network_inputs(spec)[0].shape)
+        rank = len(network_inputs(spec)[0].shape) + (spec.sound is not None)  # a sound is several windows
         if array.ndim != rank:
             raise SpecInvalid(f"{address}: {picture}: expected a tensor of {rank} axes, got shape {array.shape}")
         sample["tensor"] = np.ascontiguousarray(array)

@@ -11,6 +11,7 @@ import numpy as np
 
 from converters.arrays import load_samples, save_samples
 from converters.job import RAW_ONNX, REFERENCE, TRAINING, ChildJob, ChildReport, Limits
+from converters.sequence import step_samples
 from converters.signature import example_inputs, network_inputs
 from serving.errors import SpecInvalid
 from serving.spec import ConstantsSpec
@@ -88,12 +89,13 @@ def reference_inputs(job: ChildJob, training: list[dict[str, Array]]) -> list[di
 
 def example_batch(job: ChildJob, inputs: list[dict[str, Array]]) -> dict[str, Array]:
     """Two samples for tracing: the first of the inputs twice, else seeded values."""
-    if not inputs:
+    steps = step_samples(job.spec, inputs)
+    if not steps:
         return example_inputs(job.spec, 2, job.seed)
     declared = {tensor.name for tensor in network_inputs(job.spec)}
-    if not declared <= inputs[0].keys():
-        raise SpecInvalid(f"samples: expected the tensors {sorted(declared)}, got {sorted(inputs[0])}")
-    return {name: np.stack([array, array]) for name, array in inputs[0].items() if name in declared}
+    if not declared <= steps[0].keys():
+        raise SpecInvalid(f"samples: expected the tensors {sorted(declared)}, got {sorted(steps[0])}")
+    return {name: np.stack([array, array]) for name, array in steps[0].items() if name in declared}
 
 
 def _versions() -> dict[str, str]:

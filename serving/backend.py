@@ -26,6 +26,7 @@ from serving.engines import open_engine
 from serving.errors import BodyInvalid, EngineFailed, InputError, ServingError
 from serving.gallery import Galleries
 from serving.pipelines import PipelineModel
+from serving.preprocess.audio import SoundLimits
 from serving.preprocess.limits import DecodeLimits
 from serving.served_model import ServedModel
 from serving.tuning import read_tuning
@@ -67,7 +68,7 @@ def _open_model(bundle: ModelBundle, settings: Settings) -> ServedModel:
     threads = tuning.threads if tuning else bundle.threads
     engine = open_engine(str(bundle.engine), version_dir, threads, bundle.precision)
     limits = DecodeLimits(max_pixels=settings.max_pixels, max_side=settings.max_side)
-    return ServedModel(bundle, engine, limits)
+    return ServedModel(bundle, engine, limits, SoundLimits(max_seconds=settings.max_sound_s))
 
 
 class TritonPythonModel:
@@ -168,18 +169,18 @@ def arrays_of(model: Served, answer: InferResponse, wanted: set[str]) -> dict[st
 
 def samples_of(tensors: Mapping[str, Array], parameters: Mapping[str, Any]) -> Iterator[InferRequest]:
     """The samples of one request: one a row of the batch axis. Raises BodyInvalid."""
-    pictures = [name for name in ("image", "frame") if name in tensors]
+    pictures = [name for name in ("image", "frame", "audio") if name in tensors]
     if len(pictures) > 1:
-        raise BodyInvalid("expected one of the inputs image and frame, got both")
+        raise BodyInvalid(f"expected one input with the sample's bytes or pixels, got {' and '.join(pictures)}")
     if not tensors:
-        raise BodyInvalid("expected one of the inputs image and frame, got neither")
+        raise BodyInvalid("expected one of the model's inputs, got none")
     sizes = {len(array) for array in tensors.values()}
     if len(sizes) != 1 or 0 in sizes:
         raise BodyInvalid(f"expected inputs of one batch size of at least 1, got {sorted(sizes)}")
     for row in range(sizes.pop()):
         sample = {name: array[row] for name, array in tensors.items()}
-        if "image" in pictures:
-            yield InferRequest(encoded=sample["image"].tobytes(), parameters=parameters)
+        if "frame" not in pictures and pictures:
+            yield InferRequest(encoded=sample[pictures[0]].tobytes(), parameters=parameters)
         elif "frame" in pictures:
             yield InferRequest(frame=sample["frame"], parameters=parameters)
         else:

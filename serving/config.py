@@ -49,6 +49,7 @@ class Settings(BaseModel):
     max_body_bytes: int = Field(10 * 1024 * 1024, ge=1024, description="largest request body, bytes")
     max_pixels: int = Field(40_000_000, ge=1, description="largest picture by its header, pixels")
     max_side: int = Field(16_384, ge=1, description="longest side of a picture by its header, pixels")
+    max_sound_s: float = Field(600.0, gt=0, le=14_400, description="longest sound in one request, seconds")
     body_timeout_s: float = Field(30.0, gt=0, description="time for a whole request body to arrive, seconds")
     body_min_rate: int = Field(1024, ge=0, description="bytes per second below which a body is cut")
     request_timeout_ms: int = Field(10_000, ge=1, description="deadline where the caller names none, milliseconds")

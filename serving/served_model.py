@@ -12,7 +12,9 @@ import numpy as np
 
 from serving.bundle import UNCERTIFIED, ModelBundle
 from serving.errors import EngineFailed, ParameterInvalid, ServingError
+from serving.hearing import hear
 from serving.ports import Engine
+from serving.preprocess.audio import SoundLimits
 from serving.preprocess.decode import checked_header, decode_checked
 from serving.preprocess.fast import Reduced, prepare_fast, prepare_reduced, reduced_of
 from serving.preprocess.header import ImageHeader
@@ -37,17 +39,25 @@ class Sample:
     image: ImageSize | None = None
     roi: tuple[int, int, int, int] | None = None
     timings_ms: dict[str, float] = field(default_factory=dict)
+    sound: InferRequest | None = None
 
 
 class ServedModel:
     """decode -> preprocess -> engine (one batch) -> task. One engine, one thread."""
 
-    def __init__(self, bundle: ModelBundle, engine: Engine, limits: DecodeLimits | None = None) -> None:
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        engine: Engine,
+        limits: DecodeLimits | None = None,
+        sound_limits: SoundLimits | None = None,
+    ) -> None:
         self.bundle = bundle
         self.engine = engine
         self.task = task_named(bundle.spec.task)
         self.costs = StageCosts()
         self._limits = limits or DecodeLimits()
+        self._sound_limits = sound_limits or SoundLimits()
 
     def infer(self, requests: Sequence[InferRequest]) -> list[InferResponse | ServingError]:
         """Answer each request, in order. A request's error is its own; the others of the batch go on."""
@@ -78,6 +88,9 @@ class ServedModel:
         """
         spec = self.bundle.spec
         sample = Sample(parse_parameters(self.task, spec, request.parameters))
+        if spec.sound is not None:
+            sample.sound = request
+            return sample
         if request.tensors is not None:
             sample.tensors = request.tensors
             return sample
@@ -111,6 +124,8 @@ class ServedModel:
     def _infer_batch(self, samples: Sequence[Sample]) -> list[InferResponse | ServingError]:
         if not samples:
             return []
+        if self.bundle.spec.sound is not None:
+            return [self._catch(self._hear, sample) for sample in samples]
         shapes = {tuple((n, a.shape) for n, a in s.tensors.items()) for s in samples}
         if len(shapes) > 1:  # free input sizes: pictures of one size go together, one by one here
             return [answer for s in samples for answer in self._infer_batch([s])]
@@ -120,6 +135,14 @@ class ServedModel:
             return [outputs] * len(samples)
         infer_ms = ran.ms / len(samples)
         return [self._catch(self.finish, s, i, outputs, infer_ms) for i, s in enumerate(samples)]
+
+    def _hear(self, sample: Sample) -> InferResponse:
+        """One sound, window after window (`serving.hearing`)."""
+        assert sample.sound is not None
+        raw, times = hear(self.engine.run, sample.sound, self.bundle.spec, sample.parameters, self._sound_limits)
+        with self.costs.spent("postprocess") as done:
+            result = self.task.postprocess(raw, None, self.bundle.spec, sample.parameters)
+        return InferResponse(result, None, {**times, "postprocess": done.ms})
 
     def _run_engine(self, samples: Sequence[Sample]) -> dict[str, Array]:
         inputs = {n: np.stack([s.tensors[n] for s in samples]) for n in samples[0].tensors}

@@ -81,6 +81,38 @@ class PreprocessSpec(_Strict):
         return self
 
 
+class StateSpec(_Strict):
+    """A tensor that goes from one window to the next: it starts as zeros."""
+
+    input: str
+    output: str
+    shape: tuple[int, ...] = Field(description="without the batch axis, which comes first")
+
+
+class SoundSpec(_Strict):
+    """How sound becomes the network's input (docs/audio.md): mono float32 at `sample_rate`, cut into windows.
+
+    Window k holds samples k * hop - context to k * hop + window; what lies outside the sound is zero.
+    """
+
+    sample_rate: int = Field(16000, ge=8000, le=48000, description="what the network hears; sound is resampled to it")
+    window: int = Field(ge=1, le=480_000, description="samples of a window")
+    hop: int = Field(0, ge=0, description="samples from window to window; 0: window")
+    context: int = Field(0, ge=0, description="samples of the past put before each window")
+    state: tuple[StateSpec, ...] = ()
+
+    @property
+    def step(self) -> int:
+        """Samples from window to window."""
+        return self.hop or self.window
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SoundSpec:
+        if self.hop > self.window:
+            raise ValueError(f"hop: expected at most window ({self.window}), got {self.hop}: sound would be skipped")
+        return self
+
+
 class CheckpointSpec(_Strict):
     """Where the trained weights are and how strictly they are loaded."""
 
@@ -127,6 +159,9 @@ class ParitySpec(_Strict):
     """The real samples and the gates of the certificate."""
 
     samples: str | None = Field(None, description="folder of pictures (or .npz tensors), relative to the YAML")
+    reference: str | None = Field(
+        None, description="ONNX file that an ONNX checkpoint is compared with; default: itself"
+    )
     labels: str | None = Field(None, description="CSV `file,label`, relative to the samples folder")
     training_side: str | None = Field(None, description="module:function(bytes, arguments) of the training code")
     training_arguments: dict[str, Any] = Field(default_factory=dict)
@@ -175,6 +210,7 @@ class ModelSpec(_Strict):
     preprocess: PreprocessSpec | None = None
     steps: tuple[StepSpec, ...] = Field((), description="task pipeline: what it does, docs/pipelines.md")
     answer: AnswerSpec = AnswerSpec()
+    sound: SoundSpec | None = Field(None, description="the input is sound, not a picture")
     labels: str | tuple[str, ...] = Field((), description="a file with one label a line, or the labels themselves")
     options: dict[str, Any] = Field(default_factory=dict, description="the task's own settings, checked by the task")
     thresholds: dict[str, dict[str, Threshold]] = Field(
@@ -208,14 +244,19 @@ class ModelSpec(_Strict):
         if self.task == "raw":
             if not self.inputs:
                 raise ValueError("task raw needs `inputs` (name, datatype, shape)")
-        elif self.preprocess is None:
-            raise ValueError(f"task {self.task} needs `preprocess`")
+        elif (self.preprocess is None) == (self.sound is None):
+            raise ValueError(f"task {self.task} needs `preprocess` (pictures) or `sound`, one of them")
         return self
 
     @property
     def takes_pictures(self) -> bool:
-        """Whether a request is a picture; else it is named tensors."""
+        """Whether a request is a picture."""
         return self.preprocess is not None or bool(self.steps)
+
+    @property
+    def takes_files(self) -> bool:
+        """Whether a request is the bytes of a file, a picture or a sound; else it is named tensors."""
+        return self.takes_pictures or self.sound is not None
 
     def with_class_ids(self, labels: Sequence[str]) -> ModelSpec:
         """The spec with the labels inside `thresholds` as class ids, as tasks read them; SpecInvalid for another."""
@@ -236,6 +277,11 @@ class ModelSpec(_Strict):
             for scenario, values in self.thresholds.items()
         }
         return self.model_copy(update={"thresholds": found})
+
+    @property
+    def encoded_input(self) -> str:
+        """The name under which the bytes of a file are sent to the server."""
+        return "audio" if self.sound is not None else "image"
 
     @classmethod
     def read(cls, path: Path) -> ModelSpec:

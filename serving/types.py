@@ -179,6 +179,37 @@ class Embedding(TaskResult):
 
 
 @dataclass(frozen=True, slots=True)
+class AudioEvents(TaskResult):
+    """What was heard from `heard_ns[0]` to `heard_ns[1]`, in the order of its beginning.
+
+    event_id: int64 [n], the same event keeps its number from piece to piece of a stream; start_ns, end_ns: int64 [n];
+    class_id: int64 [n]; score: float32 [n], the event's highest; open: bool [n], not over where the hearing ended.
+    scores: float32 [windows, classes], what the network said of each window ([0, 0] where it is not told);
+    state: float32 [m], the network's state after the last window ([0] where it has none, or the session keeps it).
+    """
+
+    event_id: IntArray
+    start_ns: IntArray
+    end_ns: IntArray
+    class_id: IntArray
+    score: FloatArray
+    open: npt.NDArray[np.bool_]
+    heard_ns: tuple[int, int]
+    scores: FloatArray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    state: FloatArray = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    def __post_init__(self) -> None:
+        columns = (self.event_id, self.start_ns, self.end_ns, self.class_id, self.score, self.open)
+        shapes = {column.shape for column in columns}
+        _expect(shapes == {(len(self.event_id),)}, "AudioEvents columns", "one shape [n]", shapes)
+        _expect(self.scores.ndim == 2, "AudioEvents.scores", "[windows, classes]", self.scores.shape)
+        _expect(bool(np.all(self.end_ns >= self.start_ns)), "AudioEvents", "ends behind starts", self.end_ns)
+
+    def __len__(self) -> int:
+        return len(self.event_id)
+
+
+@dataclass(frozen=True, slots=True)
 class RawTensors(TaskResult):
     """Named output tensors of one sample, as the network gave them (task raw)."""
 

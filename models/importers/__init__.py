@@ -23,6 +23,7 @@ IMPORTERS: Mapping[str, str] = {
     "face_yolo": "models.importers.face_yolo:bring",
     "mobilenet_v2": "models.importers.mobilenet_v2:bring",
     "person_ssdlite": "models.importers.person_ssdlite:bring",
+    "silero_vad": "models.importers.silero_vad:bring",
     "sync_code": "models.importers.sync_code:bring",
 }
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from serving import errors_gallery as errors_gallery  # a model may raise these too
+from serving import errors_audio as errors_audio  # a model may raise these too
+from serving import errors_gallery as errors_gallery  # and these
 from serving.errors import (
     BodyInvalid,
     BodyTooLarge,

@@ -33,7 +33,7 @@ def open_model(settings: Settings, name: str) -> Served:
 
 
 def answer_in_process(settings: Settings, name: str, data: bytes, parameters: Mapping[str, str]) -> dict[str, Any]:
-    """The result document of one picture."""
+    """The result document of one picture or sound."""
     model = open_model(settings, name)
     try:
         answer = model.infer([InferRequest(encoded=data, parameters=parameters)])[0]
@@ -69,6 +69,11 @@ def describe(document: Mapping[str, Any]) -> str:
         lines.append(f"  {row['confidence']:.3f}  {row['label']:<12} [{box}]")
     if "detections" in document and not document["detections"]:
         lines.append("  nothing found")
+    for row in document.get("events", []):
+        begin, end = row["start_pts_ns"] / 1e9, row["end_pts_ns"] / 1e9
+        lines.append(f"  {row['score']:.3f}  {row['label']:<12} {begin:.3f} to {end:.3f} s")
+    if "events" in document and not document["events"]:
+        lines.append("  nothing heard")
     if "embedding" in document:
         lines.append(f"  embedding of {len(document['embedding'])} numbers")
     timings = ", ".join(f"{name} {ms:.1f}" for name, ms in document.get("timings_ms", {}).items())

@@ -132,12 +132,12 @@ def import_weights(
 
 def infer(
     model: ModelName,
-    picture: Annotated[str, typer.Argument(help="JPEG, PNG or WebP file; - for stdin")],
+    picture: Annotated[str, typer.Argument(help="JPEG, PNG, WebP, WAV or FLAC file; - for stdin")],
     parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="name=value, e.g. top_k=3")] = None,
     server: Annotated[str, typer.Option(help="through a running gateway, e.g. http://127.0.0.1:8080")] = "",
     repository: Repository = None, config: Config = None, json: Json = False,
 ) -> None:  # fmt: skip
-    """One answer for one picture, in process or through a gateway."""
+    """One answer for one picture or sound, in process or through a gateway."""
     from serving.cli.answer import answer_from_server, answer_in_process, describe
 
     parameters = _parameters(parameter or [])

@@ -13,18 +13,22 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from serving.errors import BodyInvalid, ImageInvalid, MediaTypeUnsupported
+from serving.errors_audio import AudioInvalid
 from serving.gateway.parameters import from_json
 from serving.spec import ModelSpec
 
 RAW_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
+SOUND_TYPES = ("audio/wav", "audio/x-wav", "audio/vnd.wave", "audio/wave", "audio/flac", "audio/x-flac",
+               "application/octet-stream")  # fmt: skip
 MAX_IMAGES = 32
 _JSON_KEYS = ("image", "images", "parameters")
 _FORM_NAMES = ("image", "images", "parameters")
+_SOUND_NAMES = {"audio": "image", "audios": "images", "parameters": "parameters"}
 
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """Encoded pictures of one request. `batch`: the caller sent a list and gets a list."""
+    """Encoded pictures (or sounds) of one request. `batch`: the caller sent a list and gets a list."""
 
     encoded: Sequence[bytes]
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -35,20 +39,27 @@ def read_pictures(content_type: bytes | None, body: bytes, spec: ModelSpec) -> P
     """A body by its Content-Type (absent: raw bytes). Raises MediaTypeUnsupported, BodyInvalid, ImageInvalid (empty),
     ParameterInvalid."""
     kind, options = _media_type(content_type)
-    if kind in RAW_TYPES:
+    if kind in raw_types(spec):
         pictures = Pictures([body])
     elif kind == "application/json":
         pictures = _from_json(body, spec)
     elif kind == "multipart/form-data":
         pictures = _from_multipart(body, options.get(b"boundary"), spec)
     else:
-        taken = ", ".join((*RAW_TYPES, "multipart/form-data", "application/json"))
+        taken = ", ".join((*raw_types(spec), "multipart/form-data", "application/json"))
         raise MediaTypeUnsupported(f"Content-Type: expected one of {taken}, got {kind[:60]!r}")
     if len(pictures.encoded) > MAX_IMAGES:
         raise BodyInvalid(f"expected at most {MAX_IMAGES} images in one request, got {len(pictures.encoded)}")
+    if not all(pictures.encoded) and spec.sound is not None:
+        raise AudioInvalid("a sound of zero bytes", hint="send the whole file as the body")
     if not all(pictures.encoded):
         raise ImageInvalid("an image of zero bytes", hint="send the whole file as the body")
     return pictures
+
+
+def raw_types(spec: ModelSpec) -> tuple[str, ...]:
+    """The Content-Types of a body that is one sample."""
+    return SOUND_TYPES if spec.sound is not None else RAW_TYPES
 
 
 def _media_type(content_type: bytes | None) -> tuple[str, dict[bytes, bytes]]:
@@ -60,11 +71,15 @@ def _media_type(content_type: bytes | None) -> tuple[str, dict[bytes, bytes]]:
 
 def _from_json(body: bytes, spec: ModelSpec) -> Pictures:
     value = read_json(body)
+    if spec.sound is not None:
+        value = {_SOUND_NAMES.get(key, f"{key} (of a picture)"): part for key, part in value.items()}
     unknown = [key for key in value if key not in _JSON_KEYS]
     if unknown:
-        raise BodyInvalid(f"unknown key {unknown[0][:60]!r}; expected {', '.join(_JSON_KEYS)}")
+        known = _SOUND_NAMES if spec.sound is not None else _JSON_KEYS
+        raise BodyInvalid(f"unknown key {unknown[0][:60]!r}; expected {', '.join(known)}")
     if ("image" in value) == ("images" in value):
-        raise BodyInvalid("expected exactly one of image (base64 text) and images (a list of them)")
+        name = "image" if spec.sound is None else "audio"
+        raise BodyInvalid(f"expected exactly one of {name} (base64 text) and {name}s (a list of them)")
     parameters = from_json(value.get("parameters", {}), spec)
     if "image" in value:
         return Pictures([_from_base64(value["image"], "image")], parameters)
@@ -132,6 +147,8 @@ def _from_multipart(body: bytes, boundary: bytes | None, spec: ModelSpec) -> Pic
     for headers, data in _parse_form(body, boundary):
         _, options = parse_options_header(headers.get(b"content-disposition"))
         name = options.get(b"name", b"").decode("utf-8", "replace")
+        if spec.sound is not None:
+            name = _SOUND_NAMES.get(name, f"{name} (of a picture)")
         if name not in _FORM_NAMES:
             raise BodyInvalid(f"unknown form field {name[:60]!r}; expected {', '.join(_FORM_NAMES)}")
         if name == "parameters":
@@ -139,7 +156,8 @@ def _from_multipart(body: bytes, boundary: bytes | None, spec: ModelSpec) -> Pic
         else:
             images.append(data)
     if not images:
-        raise BodyInvalid("multipart/form-data: expected at least one file in the field image")
+        name = "image" if spec.sound is None else "audio"
+        raise BodyInvalid(f"multipart/form-data: expected at least one file in the field {name}")
     return Pictures(images, parameters, batch=len(images) > 1)
 
 

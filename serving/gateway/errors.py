@@ -14,7 +14,8 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from serving import errors_gallery as errors_gallery  # its codes stand in the table too
+from serving import errors_audio as errors_audio  # its codes stand in the table too
+from serving import errors_gallery as errors_gallery  # and its
 from serving.errors import InputError, LockstepError
 
 PROBLEM_JSON = "application/problem+json"
@@ -37,6 +38,9 @@ TABLE: Mapping[str, Row] = {
     "image_invalid": Row(422, "Not a readable picture", "send a complete JPEG, PNG or WebP file"),
     "image_unsupported": Row(415, "This picture format or mode is not served", "send a still JPEG, PNG or WebP"),
     "image_too_large": Row(413, "The picture has too many pixels", "scale it down before sending"),
+    "audio_invalid": Row(422, "Not a readable sound file", "send a complete WAV or FLAC file"),
+    "audio_unsupported": Row(415, "This sound format is not served", "send WAV or FLAC, 8 to 96 kHz, up to 8 channels"),
+    "audio_too_long": Row(413, "The sound is too long", "send it in parts"),
     "body_invalid": Row(400, "The body is not what its Content-Type promised", "see /docs for the forms of a body"),
     "body_too_large": Row(413, "The body is larger than the limit", "send fewer or smaller pictures in one request"),
     "body_timeout": Row(408, "The body came in too slowly", "send it again on a better connection"),

@@ -12,7 +12,7 @@ import orjson
 
 from serving.bundle import ModelBundle
 from serving.errors import DeadlineExceeded, EngineFailed, ServingError
-from serving.gateway.catalogue import IMAGE, RESULT
+from serving.gateway.catalogue import RESULT
 from serving.gateway.context import Context, remaining
 from serving.gateway.parameters import to_wire
 from serving.ports import ServerReply, ServerRequest, ServerTensor
@@ -56,7 +56,7 @@ async def infer_picture(
     image = np.frombuffer(encoded, np.uint8).reshape(1, -1)
     request = ServerRequest(
         model_name=bundle.name,
-        tensors=(ServerTensor(IMAGE, image),),
+        tensors=(ServerTensor(bundle.spec.encoded_input, image),),
         parameters=to_wire(parameters),
         outputs=(RESULT,),
         model_version=str(bundle.version),

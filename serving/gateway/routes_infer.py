@@ -32,7 +32,7 @@ async def infer(request: Request) -> Response:
     """Door checks, body, admission, server, answer. The model's JSON leaves as it came."""
     context, state = context_of(request), RequestState.of(request)
     bundle = context.catalogue.get(request.path_params["name"])
-    if not bundle.spec.takes_pictures:
+    if not bundle.spec.takes_files:
         raise InputError(f"{bundle.name} takes named tensors", hint=f"POST /v2/models/{bundle.name}/infer")
     deadline = deadline_of(request)
     query = from_query(request.scope["query_string"], bundle.spec)

@@ -8,7 +8,7 @@ from typing import Any
 from serving import __version__
 from serving.bundle import ModelBundle
 from serving.gateway import schemas_answers, schemas_galleries, schemas_streams, schemas_v2
-from serving.gateway.bodies import MAX_IMAGES, RAW_TYPES
+from serving.gateway.bodies import MAX_IMAGES, RAW_TYPES, SOUND_TYPES
 from serving.gateway.catalogue import Catalogue
 from serving.gateway.operations import (
     INFER_ERRORS,
@@ -29,7 +29,7 @@ _SERVER_TIMING_HEADER = {"Server-Timing": {"schema": {"type": "string"}, "descri
 def openapi(catalogue: Catalogue) -> Schema:
     """The OpenAPI 3.1 document. `/v1/models/{name}/infer` stands as one path a model: parameters differ by task."""
     names = [bundle.name for bundle in catalogue]
-    pictures = [bundle for bundle in catalogue if bundle.spec.takes_pictures]
+    pictures = [bundle for bundle in catalogue if bundle.spec.takes_files]
     paths: dict[str, Schema] = {f"/v1/models/{b.name}/infer": {"post": _infer(b)} for b in pictures}
     paths |= _model_paths(names)
     paths |= schemas_v2.paths(catalogue)
@@ -74,6 +74,10 @@ def _bodies(bundle: ModelBundle) -> Schema:
     values = values_of(bundle)
     parameters = obj(values, optional=tuple(values))
     images = {"type": "array", "items": image, "minItems": 1, "maxItems": MAX_IMAGES}
+    if bundle.spec.sound is not None:
+        sound = obj({"audio": {**image, "format": "base64-sound"}, "parameters": parameters}, optional=("parameters",))
+        body: Schema = {"schema": {"type": "string", "format": "sound-file", "minLength": 1}}
+        return {**dict.fromkeys(SOUND_TYPES, body), "application/json": {"schema": sound}}
     one = obj({"image": image, "parameters": parameters}, optional=("parameters",))
     many = obj({"images": images, "parameters": parameters}, optional=("parameters",))
     file: Schema = {"type": "string", "format": "image-file"}

@@ -101,6 +101,22 @@ _TASK_FIELDS: dict[str, dict[str, Schema]] = {
         )
     },
     "embedding": {"embedding": array(NUMBER)},
+    "audio": {
+        "sound": obj({"start_pts_ns": INTEGER, "end_pts_ns": INTEGER, "windows": INTEGER}),
+        "events": array(
+            obj(
+                {
+                    "event_id": INTEGER,
+                    "class_id": INTEGER,
+                    "label": TEXT,
+                    "score": UNIT,
+                    "start_pts_ns": INTEGER,
+                    "end_pts_ns": INTEGER,
+                    "open": BOOLEAN,
+                }
+            )
+        ),
+    },
 }
 
 
@@ -113,7 +129,7 @@ def result(bundle: ModelBundle) -> Schema:
         "model_version": {"const": str(bundle.version)},
         "certificate_id": TEXT,
         "task": {"const": bundle.spec.task},
-        "image": obj({"width": INTEGER, "height": INTEGER}),
+        **({} if bundle.spec.sound is not None else {"image": obj({"width": INTEGER, "height": INTEGER})}),
         "timings_ms": {"type": "object", "additionalProperties": NUMBER},
     }
     return obj({**common, **(fields or {})}, more=fields is None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from serving.bundle import ModelBundle
-from serving.gateway.catalogue import IMAGE, RESULT, Catalogue
+from serving.gateway.catalogue import RESULT, Catalogue
 from serving.gateway.limits import MAX_TIMEOUT_MS
 from serving.gateway.operations import INFER_ERRORS, REQUEST_ID_HEADER, common_headers, get, json, problems, values_of
 from serving.gateway.schemas_answers import BOOLEAN, INTEGER, TEXT, array, obj
@@ -111,8 +111,9 @@ def _infer(bundle: ModelBundle, operation_id: str) -> Schema:
 
 def _request(bundle: ModelBundle) -> Schema:
     side = {"type": "integer", "minimum": 1, "maximum": MAX_SIDE}
-    raw = not bundle.spec.takes_pictures
-    names = [t.name for t in bundle.spec.inputs] if raw else [IMAGE, "frame"]
+    raw = not bundle.spec.takes_files
+    files = [bundle.spec.encoded_input] + ["frame"] * bundle.spec.takes_pictures
+    names = [t.name for t in bundle.spec.inputs] if raw else files
     datatypes = sorted({t.datatype for t in bundle.spec.inputs}) if raw else ["UINT8"]
     tensor = obj(
         {

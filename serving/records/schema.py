@@ -48,6 +48,25 @@ def _detections() -> dict[str, Any]:
     )
 
 
+def _sound() -> dict[str, Any]:
+    times = {name: {"type": "integer", "minimum": 0} for name in ("start_pts_ns", "end_pts_ns")}
+    event: dict[str, Any] = {
+        "event_id": {"type": "integer", "minimum": 1, "description": "the same event keeps it from window to window"},
+        "class_id": {"type": "integer", "minimum": 0},
+        "score": {"type": "number", "minimum": 0, "maximum": 1},
+        "open": {"type": "boolean", "description": "goes on in the next window"},
+    }
+    return {
+        "sound": {
+            "type": "object",
+            "required": [*times, "windows"],
+            "properties": times | {"windows": {"type": "integer", "minimum": 0}},
+            "description": "task audio: what was heard, on the timeline of pts_ns",
+        },
+        "events": _rows(event | times, {"label": {"type": ["string", "null"]}}, "task audio, by their beginning"),
+    }
+
+
 def _about_the_frame() -> dict[str, Any]:
     return {
         "schema": {"const": SCHEMA},
@@ -99,6 +118,7 @@ def _about_the_answer() -> dict[str, Any]:
         ),
         "embedding": {"type": "array", "items": {"type": "number"}, "minItems": 1, "maxItems": MAX_EMBEDDING},
         "outputs": {"type": "array", "items": {"type": "object"}, "description": "task raw: names and shapes"},
+        **_sound(),
     }
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from serving.errors import EngineFailed, ServingError
 from serving.ports import InferenceServer, ServerReply, ServerRequest, ServerTensor
 from serving.tasks import task_named
+from serving.tasks.audio_session import audio_of
 from serving.types import (
     Array,
     Classification,
@@ -34,6 +35,7 @@ _READERS: Mapping[str, Callable[[Mapping[str, Array]], TaskResult]] = {
     "classification": lambda t: Classification(
         _row(t, "class_id").astype(np.int64), _row(t, "score").astype(np.float32)
     ),
+    "audio": lambda t: audio_of(_row(t, "scores"), _row(t, "state")),
     "embedding": lambda t: Embedding(_row(t, "embedding").astype(np.float32)),
 }
 
@@ -86,13 +88,15 @@ class RemoteInfer:
             return error
 
     def _request(self, request: InferRequest) -> ServerRequest:
-        if request.encoded is not None:
-            tensor = ServerTensor("image", np.frombuffer(request.encoded, np.uint8)[None])
+        if request.tensors is not None:  # a session that carries the network's state
+            tensors = tuple(ServerTensor(name, np.ascontiguousarray(a)[None]) for name, a in request.tensors.items())
+        elif request.encoded is not None:
+            tensors = (ServerTensor("image", np.frombuffer(request.encoded, np.uint8)[None]),)
         else:
             assert request.frame is not None
-            tensor = ServerTensor("frame", np.ascontiguousarray(request.frame)[None])
+            tensors = (ServerTensor("frame", np.ascontiguousarray(request.frame)[None]),)
         parameters = {name: value for name, value in request.parameters.items() if value not in (None, "")}
-        return ServerRequest(self._name, (tensor,), parameters, model_version=self._version)
+        return ServerRequest(self._name, tensors, parameters, model_version=self._version)
 
     def _response(self, reply: ServerReply) -> InferResponse:
         document = reply.tensors.get(RESULT)

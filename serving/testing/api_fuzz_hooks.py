@@ -19,19 +19,26 @@ import schemathesis
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 
+from serving.gateway.bodies import SOUND_TYPES
+from serving.preprocess.audio import wav_of
+
 _SIDE = 64
 _PIXELS = np.full((_SIDE, _SIDE, 3), (30, 120, 200), np.uint8)
 FILES = {kind: cv2.imencode(f".{kind}", _PIXELS)[1].tobytes() for kind in ("jpeg", "png", "webp")}
+SOUND = wav_of(np.zeros(800, np.float32), 8000)
 ENOUGH_MS = 10_000
 ROI = f"1,2,{_SIDE - 3},{_SIDE}"
 _DTYPES = {"FP32": 0.5, "FP64": 0.5, "BOOL": True}
 
 for _kind, _data in FILES.items():
     schemathesis.openapi.media_type(f"image/{_kind}", st.just(_data))
+for _kind in SOUND_TYPES[:-1]:
+    schemathesis.openapi.media_type(_kind, st.just(SOUND))
 schemathesis.openapi.media_type("application/octet-stream", st.sampled_from(sorted(FILES.values())))
 _TEXTS = sorted(base64.b64encode(data).decode() for data in FILES.values())
 schemathesis.openapi.format("base64-image", st.sampled_from(_TEXTS))
 schemathesis.openapi.format("roi", st.just(ROI))
+schemathesis.openapi.format("base64-sound", st.just(base64.b64encode(SOUND).decode()))
 ADDRESS = "rtsp://{CAMERA_1_USER}:{CAMERA_1_PASSWORD}@198.51.100.7/live"  # a host of the stub's allowed network
 schemathesis.openapi.format("source-address", st.just(ADDRESS))
 schemathesis.openapi.format("mask-path", st.sampled_from(["", "masks/gate.png"]))
@@ -111,9 +118,10 @@ def _inputs(case: Any) -> list[dict[str, Any]]:
     """One sample that fits what the model says of itself."""
     path = case.operation.path.removesuffix("/infer")
     described = requests.get(case.operation.base_url.rstrip("/") + path, timeout=10).json()["inputs"]
-    if any(tensor["name"] == "image" for tensor in described):
-        data = list(FILES["jpeg"])
-        return [{"name": "image", "datatype": "UINT8", "shape": [1, len(data)], "data": data}]
+    names = {tensor["name"] for tensor in described}
+    for name, file in (("image", FILES["jpeg"]), ("audio", SOUND)):
+        if name in names:
+            return [{"name": name, "datatype": "UINT8", "shape": [1, len(file)], "data": list(file)}]
     return [_sample(tensor) for tensor in described]
 
 

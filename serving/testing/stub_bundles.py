@@ -68,7 +68,8 @@ class StubCanary:
         if self.bundle.spec.task == "raw":
             return ServerRequest(self.bundle.name, [ServerTensor("x", np.ones((1, 4), np.float32))])
         image = np.zeros((1, 3), np.uint8)
-        return ServerRequest(self.bundle.name, [ServerTensor("image", image)], outputs=("result",))
+        sent = ServerTensor(self.bundle.spec.encoded_input, image)
+        return ServerRequest(self.bundle.name, [sent], outputs=("result",))
 
     def verdict(self, tensors: Mapping[str, Array]) -> str:
         """Empty where it is right."""

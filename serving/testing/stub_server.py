@@ -14,10 +14,11 @@ from serving.gateway.readiness import REQUEST_ID
 from serving.ports import ServerReply, ServerRequest
 from serving.tasks import task_named
 from serving.testing.fake_triton import FakeModel, FakeTriton
-from serving.types import Array, Classification, Detections, Embedding, RawTensors, TaskResult, TensorSpec
+from serving.types import Array, AudioEvents, Classification, Detections, Embedding, RawTensors, TaskResult, TensorSpec
 
 PICTURE: bytes = cv2.imencode(".png", np.arange(96 * 96 * 3, dtype=np.uint8).reshape(96, 96, 3))[1].tobytes()
 _PICTURES = (TensorSpec("image", "UINT8", (-1,)), TensorSpec("frame", "UINT8", (-1, -1, 3)))
+_SOUNDS = (TensorSpec("audio", "UINT8", (-1,)),)
 _RESULT = TensorSpec("result", "UINT8", (-1,))
 
 Hook = Callable[[ServerRequest], Mapping[str, Array] | None]
@@ -56,14 +57,15 @@ class StubServer(FakeTriton):
             "model_version": str(bundle.version),
             "certificate_id": bundle.certificate_id,
             "task": bundle.spec.task,
-            **({} if bundle.spec.task == "raw" else {"image": {"width": 96, "height": 96}}),
+            **({"image": {"width": 96, "height": 96}} if bundle.spec.takes_pictures else {}),
             **task_named(bundle.spec.task).to_document(_result(bundle), bundle.labels),
             "timings_ms": {"decode": 1.5, "preprocess": 0.25, "infer": 2.0, "postprocess": 0.125},
         }
 
     def _model(self, bundle: ModelBundle, seconds: float) -> FakeModel:
         raw = bundle.spec.task == "raw"
-        inputs = [TensorSpec(t.name, t.datatype, t.shape) for t in bundle.spec.inputs] if raw else _PICTURES
+        files = _SOUNDS if bundle.spec.sound is not None else _PICTURES
+        inputs = [TensorSpec(t.name, t.datatype, t.shape) for t in bundle.spec.inputs] if raw else files
         typed = [TensorSpec("y", "FP32", (4,))] if raw else task_named(bundle.spec.task).outputs(bundle.spec)
         return FakeModel(
             bundle.name,
@@ -97,5 +99,8 @@ def _result(bundle: ModelBundle) -> TaskResult:
         return Embedding(np.array([0.6, 0.8], np.float32))
     if bundle.spec.task == "raw":
         return RawTensors({"y": np.zeros(4, np.float32)})
+    if bundle.spec.task == "audio":
+        one = np.array([1])
+        return AudioEvents(one, one * 0, one * 5, one, np.array([0.9], np.float32), one == 2, (0, 10))
     box = np.array([[1, 2, 30, 40]], np.float32)
     return Detections(box, np.array([0.9], np.float32), np.array([0]))

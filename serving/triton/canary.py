@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,6 +163,8 @@ def _vectors_differ(name: str, expected: Array, got: Array) -> str:
 def make_inputs(spec: ModelSpec, width: int = 320, height: int = 240) -> dict[str, Array]:
     """The canary's input: a drawn photograph-like JPEG, or seeded numbers of a raw model's shapes."""
     rng = np.random.default_rng(20240131)
+    if spec.sound is not None:
+        return {spec.encoded_input: np.frombuffer(_sound(rng), np.uint8)[None]}
     if spec.task != "raw":
         return {"image": np.frombuffer(_picture(rng, width, height), np.uint8)[None]}
     inputs: dict[str, Array] = {}
@@ -171,6 +174,17 @@ def make_inputs(spec: ModelSpec, width: int = 320, height: int = 240) -> dict[st
         numbers = rng.random([1, *shape]) * (1 if tensor.datatype == "FP32" else 2)
         inputs[tensor.name] = numbers.astype(kind)
     return inputs
+
+
+def _sound(rng: np.random.Generator, rate: int = 16_000) -> bytes:
+    """A second of a gliding tone with noise, silent at both ends, as WAV."""
+    at = np.arange(rate) / rate
+    loud = np.clip(np.minimum(at - 0.2, 0.8 - at) * 20, 0, 1)
+    wave = 0.4 * np.sin(2 * np.pi * (150 + 200 * at) * at) * loud + 0.02 * rng.standard_normal(rate)
+    samples: bytes = np.clip(wave * 32767, -32768, 32767).astype("<i2").tobytes()
+    sizes = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + len(samples), b"WAVE", b"fmt ", 16, 1, 1, rate, 2 * rate,
+                        2, 16, b"data", len(samples))  # fmt: skip
+    return sizes + samples
 
 
 def _picture(rng: np.random.Generator, width: int, height: int) -> bytes:

@@ -31,7 +31,7 @@ def derive(version_dir: Path, settings: Settings, target: str = "cpu", sample: b
 
     model = open_served(version_dir, settings, target)
     spec = model.bundle.spec
-    inputs = {"image": np.frombuffer(sample, np.uint8)[None]} if sample is not None else make_inputs(spec)
+    inputs = {spec.encoded_input: np.frombuffer(sample, np.uint8)[None]} if sample is not None else make_inputs(spec)
     parameters = _PARAMETERS.get(spec.task, dict[str, str | int | bool]())
     (answer,) = model.infer(list(samples_of(inputs, parameters)))
     if not isinstance(answer, InferResponse):

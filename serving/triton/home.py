@@ -99,7 +99,7 @@ def command(home: TritonHome, backends: Path, repository: Path, ports: Ports, ke
 
 def python_environment(settings: Settings) -> dict[str, str]:
     """For a Python of ours in another process: it finds `serving`, has our settings, and one thread a library."""
-    names = ("staging", "max_pixels", "max_side", "log_level")
+    names = ("staging", "max_pixels", "max_side", "max_sound_s", "log_level")
     ours = {f"LOCKSTEP_{name.upper()}": str(getattr(settings, name)) for name in names}
     ours["LOCKSTEP_GALLERIES"] = str(settings.galleries.resolve())
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")

@@ -16,14 +16,27 @@ from serving.spec import (
     ParitySpec,
     PreprocessSpec,
     ServingSpec,
+    SoundSpec,
+    StateSpec,
 )
+from serving.tasks.audio import AudioOptions
 from serving.tasks.classification import ClassificationOptions
 from serving.tasks.detection import DetectionOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("model_repository/*.md")])
-SPECS = (ModelSpec, CheckpointSpec, PreprocessSpec, ParitySpec, ServingSpec, ExpectSpec, ConstantsSpec)
-OPTIONS = (ClassificationOptions, DetectionOptions)
+SPECS = (
+    ModelSpec,
+    CheckpointSpec,
+    PreprocessSpec,
+    ParitySpec,
+    ServingSpec,
+    ExpectSpec,
+    ConstantsSpec,
+    SoundSpec,
+    StateSpec,
+)
+OPTIONS = (AudioOptions, ClassificationOptions, DetectionOptions)
 
 
 @pytest.mark.parametrize("kind", [*SPECS, *OPTIONS], ids=lambda kind: kind.__name__)

@@ -15,7 +15,9 @@ from serving.tasks import task_named
 
 MODELS = Path(__file__).resolve().parents[3] / "models"
 NAMES = sorted(IMPORTERS)
-FACTORIES = [name for name in NAMES if ModelSpec.read(MODELS / f"{name}.yaml").checkpoint.format != "onnx"]
+READ = {name: ModelSpec.read(MODELS / f"{name}.yaml") for name in NAMES}
+FACTORIES = [name for name in NAMES if READ[name].checkpoint.format != "onnx" and READ[name].preprocess is not None]
+SOUNDS = [name for name in NAMES if READ[name].sound is not None]
 
 
 def resolve(address: str) -> Any:
@@ -54,6 +56,23 @@ def test_the_factory_builds_what_the_outputs_say(name: str) -> None:
         assert answers[0].ndim == 2 and len(answers[0]) == 2
         return
     assert all(len(tensor) == 2 for tensor in answers) and answers[-1].shape[-1] == columns
+
+
+@pytest.mark.needs("torch")
+@pytest.mark.parametrize("name", SOUNDS)
+def test_a_network_that_hears_takes_its_windows_and_gives_its_state_back(name: str) -> None:
+    import torch
+
+    spec = READ[name]
+    assert spec.factory is not None and spec.sound is not None
+    rule = spec.sound
+    net = resolve(spec.factory.callable)(**spec.factory.arguments).eval()
+    with torch.no_grad():
+        window = torch.zeros(2, rule.context + rule.window)
+        scores, *states = net(window, *(torch.zeros(2, *state.shape) for state in rule.state))
+    assert scores.shape == (2, len(spec.label_names(MODELS)))
+    assert [tuple(after.shape[1:]) for after in states] == [state.shape for state in rule.state]
+    assert list(spec.outputs[1:]) == [state.output for state in rule.state]
 
 
 def test_every_package_of_the_manifest_is_used_and_every_yaml_has_an_importer() -> None:
