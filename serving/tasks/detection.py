@@ -34,7 +34,9 @@ class DetectionOptions(BaseModel):
     nms: Literal["class_wise", "agnostic", "none"] = "class_wise"
     nms_iou: float = Field(0.45, ge=0, le=1)
     score_floor: float = Field(0.01, gt=0, le=1, description="boxes below are never looked at")
-    pre_nms: int = Field(1000, ge=1, le=100_000, description="best boxes that enter suppression")
+    pre_nms: int = Field(
+        1000, ge=1, le=100_000, description="best boxes that enter suppression; max_detections if more"
+    )
     max_detections: int = Field(100, ge=1, le=5000)
 
 
@@ -82,8 +84,8 @@ class DetectionTask:
         default, threshold = self.parameters["score_threshold"].default, parameters.get("score_threshold")
         classes = self.count_classes(raw, spec)
         floor = np.maximum(for_each_class(threshold, default, classes), np.float32(options.score_floor))
-        boxes, confidence, class_id = read_boxes(raw, spec, options, transform, floor)
         limit = int(parameters.get("max_detections") or options.max_detections)
+        boxes, confidence, class_id = read_boxes(raw, spec, options, transform, floor, limit)
         if options.nms == "none":
             keep = np.argsort(-confidence, kind="stable")[:limit]
             runner_up = np.zeros(len(keep), np.float32)
@@ -174,11 +176,13 @@ def is_tie(boxes: Detections, index: int, gate: Gate) -> bool:
 
 
 def read_boxes(
-    raw: Mapping[str, Array], spec: ModelSpec, options: DetectionOptions, transform: ImageTransform, floor: FloatArray
-) -> tuple[Array, Array, Array]:
-    """Network outputs -> xyxy in model pixels, confidence, class_id of the best `pre_nms` boxes at or above `floor`.
+    raw: Mapping[str, Array], spec: ModelSpec, options: DetectionOptions, transform: ImageTransform, floor: FloatArray,
+    limit: int = 0,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """Network outputs -> xyxy in model pixels, confidence, class_id of the best boxes at or above `floor`.
 
-    floor: float32 [classes].
+    floor: float32 [classes]. As many as `pre_nms`, or as `limit` where that is more: suppression cannot keep what it
+    never saw, and more candidates never change which of the better ones it keeps.
     """
     boxes, scores = _boxes_and_scores(raw, spec, options)
     scores = activate(scores, options.activation)
@@ -186,7 +190,7 @@ def read_boxes(
         scores = scores[:, 1:]
     index, class_id = np.nonzero(scores >= floor)
     confidence = scores[index, class_id]
-    best = np.argsort(-confidence, kind="stable")[: options.pre_nms]
+    best = np.argsort(-confidence, kind="stable")[: max(options.pre_nms, limit)]
     boxes, confidence, class_id = boxes[index[best]], confidence[best], class_id[best]
     if options.box_format == "cxcywh" or options.decode != "boxes_scores":
         boxes = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)

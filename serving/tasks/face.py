@@ -68,10 +68,10 @@ class FaceTask(DetectionTask):
         default, threshold = self.parameters["score_threshold"].default, parameters.get("score_threshold")
         floor = np.maximum(for_each_class(threshold, default, scores.shape[1]), np.float32(options.score_floor))
         index, class_id = np.nonzero(scores >= floor)
-        best = np.argsort(-scores[index, class_id], kind="stable")[: options.pre_nms]
+        limit = int(parameters.get("max_detections") or options.max_detections)
+        best = np.argsort(-scores[index, class_id], kind="stable")[: max(options.pre_nms, limit)]
         index, class_id = index[best], class_id[best]
         confidence = scores[index, class_id]
-        limit = int(parameters.get("max_detections") or options.max_detections)
         agnostic = options.nms == "agnostic"
         keep, runner_up = nms(boxes[index], confidence, class_id, options.nms_iou, agnostic=agnostic, limit=limit)
         xyxy = transform.to_source(boxes[index[keep]])

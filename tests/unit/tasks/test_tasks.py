@@ -141,6 +141,16 @@ class TestDetection:
         assert len(self.run({"boxes": BOXES, "scores": SCORES}, {}, score_threshold=0.95)) == 0
         assert len(self.run({"boxes": BOXES, "scores": SCORES}, {}, max_detections=1)) == 1
 
+    @pytest.mark.parametrize("wanted", [100, 500, 5000])
+    def test_as_many_boxes_as_asked_for_and_none_below_the_floor(self, wanted: int) -> None:
+        corner = np.stack(np.divmod(np.arange(8000, dtype=np.float32), 90), 1)
+        scores = np.linspace(1, 0, 8000, dtype=np.float32)[:, None]
+        raw = {"boxes": np.concatenate([corner, corner + 0.9], 1), "scores": scores}
+        found = self.run(raw, {"score_floor": 0.25}, score_threshold=0.0, max_detections=wanted)
+        assert len(found) == wanted and np.array_equal(found.confidence, scores[:wanted, 0])
+        every = self.run(raw, {"score_floor": 0.9}, score_threshold=0.0, max_detections=wanted)
+        assert len(every) == min(wanted, int((scores >= 0.9).sum())) and every.confidence.min() >= np.float32(0.9)
+
     def test_agreement_needs_every_sure_box_on_both_sides(self) -> None:
         all_, none = self.run({"boxes": BOXES, "scores": SCORES}, {}), Detections.empty()
         gate = {"threshold": 0.3, "margin": 0.05, "iou": 0.95, "score": 0.02}
