@@ -46,6 +46,7 @@ def run(
     reid: Annotated[str, typer.Option(help="a published embedding model: what boxes look like, for deepsort")] = "",
     events: Annotated[Path | None, typer.Option(help="track events as JSON Lines: appear, leave, zones, lines")] = None,
     event_rules: Annotated[Path | None, typer.Option(help="zones, lines and debounce of --events (YAML)")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="that share the sources, an engine each; 0: one a core")] = 0,
     presence: Annotated[Path | None, typer.Option(help="who is on screen from which to which PTS, as JSON")] = None,
     repository: Repository = None, config: Config = None, json: Json = False,
 ) -> None:  # fmt: skip
@@ -58,7 +59,7 @@ def run(
         tuple(sources), tuple(model), track, output, results, webvtt, sheet, every,
         tuple(roi or ()), tuple(mask or ()), timeout, draw_threshold,
         banner, scenario, delay_ms, fill, assume_fps, threads, transport, metrics_port,
-        reid=reid, events=events, event_rules=event_rules, presence=presence,
+        reid=reid, events=events, event_rules=event_rules, presence=presence, workers=workers,
     )  # fmt: skip
     with stream_models(settings, [*options.models, *([reid] if reid else [])], triton) as open_model:
         summary = run_streams(options, open_model, progress())

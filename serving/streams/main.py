@@ -82,7 +82,7 @@ class RunOptions:
     without a picture for so long ends. draw_threshold: boxes below it are not drawn; it removes nothing from results.
     transport: "" or "jpeg" (pictures as the log carries them). reid: an embedding model, for trackers that compare
     appearances. events: JSON Lines of track events, by the zones and lines of event_rules (YAML). metrics_port: serve
-    /metrics on loopback, 0 for any.
+    /metrics on loopback, 0 for any. workers: that share the sources, each with engines of its own; 0: one a core.
     """
 
     sources: tuple[str, ...]
@@ -110,6 +110,7 @@ class RunOptions:
     reid: str = ""
     events: Path | None = None
     event_rules: Path | None = None
+    workers: int = 0
 
     def __post_init__(self) -> None:
         checks: Sequence[tuple[str, bool, str]] = (
@@ -119,6 +120,7 @@ class RunOptions:
             ("--event-rules", self.event_rules is None or self.events is not None, "--events FILE as well"),
             ("--output", _is_output(self.output), "NAME.mp4, or a folder (or an .m3u8 in one) for HLS"),
             ("--every", self.every >= 1, "1 or more"),
+            ("--workers", 0 <= self.workers <= 64, "0 (by cores) to 64"),
             ("--draw-threshold", 0 <= self.draw_threshold <= 1, "0 to 1"),
             ("--delay-ms", 0 <= self.delay_ms <= 60_000, "0 to 60000"),
             ("--timeout", self.timeout_s is None or self.timeout_s > 0, "more than 0 seconds"),
@@ -128,6 +130,11 @@ class RunOptions:
             if not good:
                 raise ParameterInvalid(f"{name}: expected {expected}")
         check_track("--track", self.track, self.reid)
+
+    @property
+    def workers_for_sources(self) -> int:
+        """As asked, else one a core; no more than there are sources."""
+        return min(len(self.sources), self.workers or len(os.sched_getaffinity(0)))
 
 
 def _is_output(path: Path | None) -> bool:
@@ -141,12 +148,14 @@ def run_streams(options: RunOptions, open_model: OpenModel, on_progress: OnProgr
         if options.metrics_port is not None:
             stack.enter_context(metrics_page(metrics.metrics, options.metrics_port))
         _check_not_sources(options)
-        looks = _looks(options, open_model, stack)
-        pipelines = [_pipeline(name, options, open_model, stack, looks) for name in options.models]
+        pipelines, *more = [_pipelines(options, open_model, stack) for _ in range(options.workers_for_sources)]
         jobs = _jobs(options, {p.name: p.labels for p in pipelines}, stack)
         transport: PictureCodec | None = JpegCodec() if options.transport else None
         settings = _settings(options, jobs)
-        return run(jobs, pipelines, settings, transport=transport, on_progress=on_progress, observer=metrics)
+        return run(
+            jobs, pipelines, settings,
+            more_workers=more, transport=transport, on_progress=on_progress, observer=metrics,
+        )  # fmt: skip
 
 
 def _settings(options: RunOptions, jobs: Sequence[SourceJob]) -> RunSettings:
@@ -160,8 +169,10 @@ def _settings(options: RunOptions, jobs: Sequence[SourceJob]) -> RunSettings:
     )
 
 
-def _looks(options: RunOptions, open_model: OpenModel, stack: ExitStack) -> Looks | None:
-    return open_looks(options.reid, open_model, stack) if options.reid else None
+def _pipelines(options: RunOptions, open_model: OpenModel, stack: ExitStack) -> list[Pipeline]:
+    """For one worker: an engine belongs to one thread."""
+    looks = open_looks(options.reid, open_model, stack) if options.reid else None
+    return [_pipeline(name, options, open_model, stack, looks) for name in options.models]
 
 
 def open_looks(reid: str, open_model: OpenModel, stack: ExitStack) -> Looks:

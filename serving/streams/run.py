@@ -1,6 +1,6 @@
 """`lockstep run`: the stages of a stream in one process, over a log in memory.
 
-    ingest (a thread a source) -> frames -> worker (one thread, sources in turn) -> results -> mixer (a thread a source)
+    ingest (a thread a source) -> frames -> workers (each its own sources) -> results -> mixer (a thread a source)
 
 The stages are those of the distributed roles. Files wait for each other and lose nothing; live sources shed by age.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from serving.align import FairQueue
 from serving.clock import NS_PER_S, Clock, SystemClock
@@ -48,36 +49,60 @@ class RunSettings:
             )
 
 
+class Lane:
+    """One worker and what waits for it; a source belongs to one lane, so that its frames are analysed in their order.
+
+    busy: since when it has which frame. generation: rises when a worker is given up, and so it learns of it.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.queue = FairQueue()
+        self.sources: list[SourceRun] = []
+        self.busy: tuple[int, Frame] | None = None
+        self.generation = 0
+
+    @property
+    def all_done(self) -> bool:
+        """Its sources are read, and nothing of theirs waits."""
+        return all(source.done or (source.read_to_end and not source.outstanding) for source in self.sources)
+
+
 class Hub:
-    """What the threads share. `changed` guards the queue, every source's inboxes, and the flags below."""
+    """What the threads share. `changed` guards the lanes, every source's inboxes, and the flags below."""
 
     def __init__(
         self,
         jobs: Sequence[SourceJob],
-        pipelines: Sequence[Pipeline],
+        workers: Sequence[Sequence[Pipeline]],
         settings: RunSettings,
         clock: Clock,
         transport: PictureCodec | None,
         observer: StreamMetrics | None,
     ) -> None:
         names = [job.source.source_id for job in jobs]
-        if len(set(names)) < len(names) or not jobs or not pipelines:
+        if len(set(names)) < len(names) or not jobs or not workers or not workers[0]:
             raise ValueError(f"run: expected sources of different names and at least one model, got {names}")
         self.settings, self.clock = settings, clock
         self.observer: Observer | None = observer
-        self.pipelines = {pipeline.name: pipeline for pipeline in pipelines}
+        self.pipelines = {pipeline.name: pipeline for pipeline in workers[0]}
         self.changed = threading.Condition()
-        self.queue = FairQueue()
         self.stopping = False
         self.failure: BaseException | None = None
         self._stop = threading.Event()
-        self._busy: tuple[int, Frame] | None = None
-        self._generation = 0
         self._ticked_ns: dict[str, int] = {}
-        self.worker = Worker(pipelines, {j.source.source_id: j.region for j in jobs}, transport)
+        regions = {job.source.source_id: job.region for job in jobs}
+        self.lanes = [Lane(Worker(pipelines, regions, transport)) for pipelines in workers[: len(jobs)]]
+        self._lane_of = {name: self.lanes[n % len(self.lanes)] for n, name in enumerate(names)}
         self.sources = {job.source.source_id: SourceRun(job, self) for job in jobs}
+        for name, source in self.sources.items():
+            self._lane_of[name].sources.append(source)
 
     # -- what the sources call --------------------------------------------------------------------------------------
+
+    def queue_of(self, source_id: str) -> FairQueue:
+        """Where its frames wait for inference."""
+        return self._lane_of[source_id].queue
 
     def wait(self, seconds: float) -> bool:
         """Sleep; True when the run is to end."""
@@ -103,51 +128,55 @@ class Hub:
             self._ticked_ns[source.source_id] = now_ns
             source.role.tick(now_ns)
 
-    # -- the worker thread ------------------------------------------------------------------------------------------
+    # -- the worker threads -----------------------------------------------------------------------------------------
 
-    def work(self, generation: int) -> None:
+    def work(self, lane: Lane, generation: int = 0) -> None:
         """Analyse frames, sources in turn, until all sources are read and nothing waits."""
         while True:
             with self.changed:
-                self.changed.wait_for(lambda: len(self.queue) > 0 or self._all_done(), timeout=0.5)
-                if generation != self._generation or self._all_done():
+                self.changed.wait_for(lambda: len(lane.queue) > 0 or lane.all_done, timeout=0.5)
+                if generation != lane.generation or lane.all_done:
                     return
                 now_ns = self.clock.monotonic_ns()
-                frame, shed = self.queue.take(now_ns)
+                frame, shed = lane.queue.take(now_ns)
                 for old, reason in shed:
                     self.drop(old, reason)
-                self._busy = (now_ns, frame) if frame is not None else None
+                lane.busy = (now_ns, frame) if frame is not None else None
                 self.changed.notify_all()
             if frame is None:
                 continue
             try:
-                postings = self.worker.analyse(frame)
+                postings = lane.worker.analyse(frame)
             except BaseException:
-                self._end_worker(frame, Outcome.dropped(DropReason.MODEL_UNAVAILABLE))
+                self._end_worker(lane, frame, Outcome.dropped(DropReason.MODEL_UNAVAILABLE))
                 raise
             with self.changed:
-                if generation != self._generation:
+                if generation != lane.generation:
                     return
-                self._busy = None
+                lane.busy = None
                 self._deliver(frame, postings)
 
     def watch(self) -> None:
         """Called now and then: a call that hangs ends the worker, not the run."""
         with self.changed:
-            if self._busy is not None:
-                since_ns, frame = self._busy
-                if self.clock.monotonic_ns() - since_ns <= self.settings.inference_timeout_s * NS_PER_S:
-                    return
-                self._end_worker(frame, Outcome.dead_letter(DeadReason.POISON))
-            if self._generation:
-                while (waiting := self.queue.take(self.clock.monotonic_ns())[0]) is not None:
-                    self.drop(waiting, DropReason.MODEL_UNAVAILABLE)
+            for lane in self.lanes:
+                self._watch(lane)
 
-    def _end_worker(self, frame: Frame, outcome: Outcome) -> None:
+    def _watch(self, lane: Lane) -> None:
+        if lane.busy is not None:
+            since_ns, frame = lane.busy
+            if self.clock.monotonic_ns() - since_ns <= self.settings.inference_timeout_s * NS_PER_S:
+                return
+            self._end_worker(lane, frame, Outcome.dead_letter(DeadReason.POISON))
+        if lane.generation:
+            while (waiting := lane.queue.take(self.clock.monotonic_ns())[0]) is not None:
+                self.drop(waiting, DropReason.MODEL_UNAVAILABLE)
+
+    def _end_worker(self, lane: Lane, frame: Frame, outcome: Outcome) -> None:
         """The worker is gone, and this is what became of the frame it had; `watch` empties the queue."""
         with self.changed:
-            self._generation += 1
-            self._busy = None
+            lane.generation += 1
+            lane.busy = None
             self._deliver(frame, [Posting(frame.ledger_key(p), frame.pts_ns, outcome) for p in frame.pipelines])
 
     def _deliver(self, frame: Frame, postings: list[Posting]) -> None:
@@ -155,9 +184,6 @@ class Hub:
         source.postings += postings
         source.outstanding -= 1
         self.changed.notify_all()
-
-    def _all_done(self) -> bool:
-        return all(source.done or (source.read_to_end and not source.outstanding) for source in self.sources.values())
 
     # -- the main thread --------------------------------------------------------------------------------------------
 
@@ -189,6 +215,7 @@ def run(
     pipelines: Sequence[Pipeline],
     settings: RunSettings | None = None,
     *,
+    more_workers: Sequence[Sequence[Pipeline]] = (),
     clock: Clock | None = None,
     transport: PictureCodec | None = None,
     on_progress: OnProgress | None = None,
@@ -196,9 +223,12 @@ def run(
 ) -> RunSummary:
     """Run until the last source has ended, or until KeyboardInterrupt, which ends all of them in good order.
 
+    more_workers: the same pipelines with engines of their own, for each worker beside the first; the sources are dealt
+    out to the workers in turn.
+
     What became of a source that cannot be read, or of an output that cannot be written, is in the summary.
     """
-    hub = Hub(jobs, pipelines, settings or RunSettings(), clock or SystemClock(), transport, observer)
+    hub = Hub(jobs, [pipelines, *more_workers], settings or RunSettings(), clock or SystemClock(), transport, observer)
     started_ns = hub.clock.monotonic_ns()
     threads = _threads(hub)
     for thread in threads:
@@ -227,8 +257,9 @@ def _threads(hub: Hub) -> list[threading.Thread]:
     for source in hub.sources.values():
         for name, work in (("ingest", source.ingest), ("mix", source.mix)):
             threads.append(threading.Thread(target=hub.guarded(work), name=f"{name} {source.source_id}", daemon=True))
-    worker = threading.Thread(target=hub.guarded(lambda: hub.work(0)), name="worker", daemon=True)
-    return [*threads, worker]
+    for lane in hub.lanes:
+        threads.append(threading.Thread(target=hub.guarded(partial(hub.work, lane)), name="worker", daemon=True))
+    return threads
 
 
 def _supervise(hub: Hub, on_progress: OnProgress | None, observer: StreamMetrics | None) -> None:

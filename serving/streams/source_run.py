@@ -88,7 +88,6 @@ class HubPort(Protocol):
     """What the sources of a run share (`serving.streams.run.Hub`); `changed` guards all of it."""
 
     changed: Condition
-    queue: FairQueue
     stopping: bool
     clock: Clock
     pipelines: dict[str, Pipeline]
@@ -96,6 +95,7 @@ class HubPort(Protocol):
 
     @property
     def settings(self) -> StreamSettings: ...
+    def queue_of(self, source_id: str) -> FairQueue: ...
     def wait(self, seconds: float) -> bool: ...
     def drop(self, frame: Frame, reason: DropReason) -> None: ...
     def given_up(self, frame: Frame) -> list[Posting]: ...
@@ -108,6 +108,7 @@ class SourceRun:
     def __init__(self, job: SourceJob, hub: HubPort) -> None:
         self.job, self.hub = job, hub
         self.source_id = job.source.source_id
+        self.queue = hub.queue_of(self.source_id)
         settings = hub.settings
         pipelines = tuple(hub.pipelines)
         timing = TimelineSettings(window_ns=max(1, settings.delay_ns), every=settings.every, max_fps=settings.max_fps)
@@ -172,7 +173,7 @@ class SourceRun:
             guard=self.guard,
         )
         with self.hub.changed:
-            self.hub.queue.source(self.source_id, SheddingRules(age, settings.max_fps, live))
+            self.queue.source(self.source_id, SheddingRules(age, settings.max_fps, live))
             self.role = role
             self.hub.changed.notify_all()
 
@@ -191,11 +192,11 @@ class SourceRun:
 
     def _to_worker(self, frame: Frame) -> None:
         self.outstanding += frame.analyse
-        for shed, reason in self.hub.queue.put(frame):
+        for shed, reason in self.queue.put(frame):
             self.hub.drop(shed, reason)
 
     def _has_room(self) -> bool:
-        return len(self.frames) < INBOX_FILE and self.hub.queue.room(self.source_id)
+        return len(self.frames) < INBOX_FILE and self.queue.room(self.source_id)
 
     def _bound_inbox(self) -> None:
         """A mixer that cannot keep up loses pictures, not records."""

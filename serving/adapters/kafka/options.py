@@ -90,7 +90,7 @@ def joining(options: KafkaOptions, group: GroupOptions) -> Config:
         "group.id": group.group,
         "group.protocol": "classic",
         "session.timeout.ms": session_ms,
-        "heartbeat.interval.ms": min(2000, session_ms // 3),
+        "heartbeat.interval.ms": min(500, session_ms // 3),
         "max.poll.interval.ms": max(session_ms, int(group.max_poll_interval_s * 1000)),
         "partition.assignment.strategy": group.assignor.value,
     }

@@ -111,6 +111,32 @@ def test_each_source_has_its_own_region(
             run_streams(replace(base, roi=roi), open_model)
 
 
+def test_workers_share_the_sources_and_change_nothing(
+    red_clip: Path, tmp_path: Path, open_model: Callable[[str], OpenedModel]
+) -> None:
+    """An engine for each worker; what a source gives does not depend on how many there are."""
+    opened: list[str] = []
+
+    def counted(name: str) -> OpenedModel:
+        opened.append(name)
+        return open_model(name)
+
+    found = []
+    for workers in (1, 2):
+        base = RunOptions(
+            tuple(f"{name}={red_clip}" for name in "abc"), ("redness", "colours"), "bytetrack",
+            results=tmp_path / "r.jsonl", workers=workers, parameters={"score_threshold": "0"},
+        )  # fmt: skip
+        assert run_streams(base, counted).ok and len(opened) == 2 * workers
+        opened.clear()
+        found.append([_untimed(tmp_path / f"r-{name}.jsonl") for name in "abc"])
+    assert found[0] == found[1] and len(found[0][0]) == 60
+
+
+def _untimed(path: Path) -> list[dict[str, object]]:
+    return [{key: value for key, value in line.items() if key != "timings_ms"} for line in lines(path)]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("broken", ["output", "results", "webvtt", "events", "presence"])
 def test_an_output_that_fails_ends_its_source_alone(
