@@ -14,7 +14,7 @@ from typing import Protocol
 
 from serving.errors import SourceError
 from serving.frames import AlignedFrame, CaptureQuality, Picture, SourceKind, StreamInfo
-from serving.types import PixelArray
+from serving.types import FloatArray, PixelArray
 
 NS_PER_S = 1_000_000_000
 
@@ -92,6 +92,29 @@ class VideoSource(Protocol):
     def kind(self) -> SourceKind: ...
 
     def connect(self) -> VideoReader: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SoundBlock:
+    """Decoded sound. begin_s: time of its first sample by the container, None where it does not say (it goes on).
+    samples: mono float32 [n]; None: a packet that did not decode."""
+
+    begin_s: Fraction | None
+    samples: FloatArray | None
+
+
+class SoundTrack(Protocol):
+    """The sound of a file. rate: samples a second. first_picture_s: on the same clock; None without pictures."""
+
+    rate: int
+    codec: str
+    first_picture_s: Fraction | None
+
+    def blocks(self) -> Iterator[SoundBlock]:
+        """In the order of the file; raises SourceInvalid where it ends early."""
+        ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

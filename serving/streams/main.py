@@ -39,6 +39,7 @@ from serving.streams.remote import RemoteInfer
 from serving.streams.run import OnProgress, RunSettings, run
 from serving.streams.sessions import gives_boxes, session_of
 from serving.streams.sheet import ContactSheet
+from serving.streams.sound_jobs import common_rule, sound_job, sound_source
 from serving.streams.source_run import SourceJob
 from serving.streams.summary import RunSummary
 from serving.streams.worker import Infer, Pipeline, Region
@@ -46,6 +47,8 @@ from serving.tasks import task_named
 from serving.trackers import TRACKERS, check_reid, check_track
 from serving.tracking.events import EventRules
 from serving.tracking.rules_file import read_rules
+
+PICTURES = ("output", "webvtt", "sheet", "presence", "events", "track")  # options of those who look
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +152,7 @@ def run_streams(options: RunOptions, open_model: OpenModel, on_progress: OnProgr
             stack.enter_context(metrics_page(metrics.metrics, options.metrics_port))
         _check_not_sources(options)
         pipelines, *more = [_pipelines(options, open_model, stack) for _ in range(options.workers_for_sources)]
-        jobs = _jobs(options, {p.name: p.labels for p in pipelines}, stack)
+        jobs = _jobs(options, pipelines, stack)
         transport: PictureCodec | None = JpegCodec() if options.transport else None
         settings = _settings(options, jobs)
         return run(
@@ -202,10 +205,39 @@ def _pipeline(name: str, options: RunOptions, open_model: OpenModel, stack: Exit
         new_session=session_of(task, bundle.spec, given),
         session_last=getattr(task, "follows_tracks", False),
         looks=looks,
+        sound=bundle.spec.sound,
     )
 
 
-def _jobs(options: RunOptions, labels: Mapping[str, Sequence[str]], stack: ExitStack) -> list[SourceJob]:
+def _jobs(options: RunOptions, pipelines: Sequence[Pipeline], stack: ExitStack) -> list[SourceJob]:
+    """A job for each source whose pictures somebody looks at, and one for each whose sound somebody hears."""
+    seen = tuple(pipeline for pipeline in pipelines if pipeline.sound is None)
+    heard = tuple(pipeline for pipeline in pipelines if pipeline.sound is not None)
+    jobs = _picture_jobs(options, seen, stack) if seen else []
+    if not seen and (name := next((n for n in PICTURES if getattr(options, n)), "")):
+        raise ParameterInvalid(f"--{name}: expected a model that looks at pictures; {heard[0].name} hears sound")
+    return [*jobs, *_sound_jobs(options, heard, [job.source.source_id for job in jobs], stack)] if heard else jobs
+
+
+def _sound_jobs(
+    options: RunOptions, heard: Sequence[Pipeline], taken: Sequence[str], stack: ExitStack
+) -> list[SourceJob]:
+    """Beside pictures the sound is a source of its own, `NAME-sound`, and so are its results."""
+    rule, jobs = common_rule(heard), []
+    for name, address in zip(_names(options), _addresses(options), strict=True):
+        source_id = f"{name[:58]}-sound" if taken else name
+        if source_id in taken:
+            raise ParameterInvalid(f"{source_id}: is the name of the sound of {name} too", hint="name it: NAME=ADDRESS")
+        path = options.results and (
+            _suffixed(options.results, source_id) if taken else _path_for(options.results, name, len(options.sources))
+        )
+        source = sound_source(source_id, address, rule, _reader_options(options))
+        jobs.append(sound_job(source, address, [p.name for p in heard], _open_at(path, stack)))
+    return jobs
+
+
+def _picture_jobs(options: RunOptions, pipelines: Sequence[Pipeline], stack: ExitStack) -> list[SourceJob]:
+    labels = {pipeline.name: pipeline.labels for pipeline in pipelines}
     regions = _regions(options)
     reader = _reader_options(options)
     jobs = []
@@ -231,6 +263,7 @@ def _jobs(options: RunOptions, labels: Mapping[str, Sequence[str]], stack: ExitS
                 region=regions[name],
                 mixed=options.output is not None,
                 events=events,
+                pipelines=tuple(labels),
                 closing=closing,
             )
         )
@@ -348,12 +381,20 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def _path_for(path: Path, name: str, sources: int) -> Path:
-    return path if sources == 1 else path.with_name(f"{path.stem}-{name}{path.suffix}")
+    return path if sources == 1 else _suffixed(path, name)
+
+
+def _suffixed(path: Path, name: str) -> Path:
+    return path.with_name(f"{path.stem}-{name}{path.suffix}")
 
 
 def _open(path: Path | None, name: str, options: RunOptions, stack: ExitStack) -> TextOutput | None:
+    return _open_at(None if path is None else _path_for(path, name, len(options.sources)), stack)
+
+
+def _open_at(path: Path | None, stack: ExitStack) -> TextOutput | None:
     if path is None:
         return None
-    file = TextOutput(_path_for(path, name, len(options.sources)))
+    file = TextOutput(path)
     stack.callback(file.close)
     return file

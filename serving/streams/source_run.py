@@ -49,7 +49,8 @@ NS_PER_S = 1_000_000_000
 class SourceJob:
     """What to do with one source. shown_as: its address without secrets. mixed: somebody looks at the pictures.
 
-    closing: called once all is shown, for what is written last.
+    closing: called once all is shown, for what is written last. pipelines: who analyses it; none named: all of the run.
+    heard: its pictures are pieces of sound: nobody looks at them, and each is analysed.
     """
 
     source: VideoSource
@@ -62,6 +63,8 @@ class SourceJob:
     region: Region = field(default_factory=Region)
     mixed: bool = True
     events: EventLines | None = None
+    pipelines: tuple[str, ...] = ()
+    heard: bool = False
     closing: Sequence[Callable[[], object]] = ()
 
 
@@ -110,9 +113,10 @@ class SourceRun:
         self.source_id = job.source.source_id
         self.queue = hub.queue_of(self.source_id)
         settings = hub.settings
-        pipelines = tuple(hub.pipelines)
-        timing = TimelineSettings(window_ns=max(1, settings.delay_ns), every=settings.every, max_fps=settings.max_fps)
-        self.timeline = SourceTimeline(self.source_id, "run", pipelines, LocalClaims(), timing)
+        self.pipelines = {name: hub.pipelines[name] for name in job.pipelines or hub.pipelines}
+        every = 1 if job.heard else settings.every
+        timing = TimelineSettings(window_ns=max(1, settings.delay_ns), every=every, max_fps=settings.max_fps)
+        self.timeline = SourceTimeline(self.source_id, "run", tuple(self.pipelines), LocalClaims(), timing)
         self.stage = IngestStage(job.source, self.timeline, hub.clock, settings.rules, hub.wait)
         self.role: MixRole | None = None
         self.frames: deque[FrameRecord] = deque()
@@ -157,8 +161,8 @@ class SourceRun:
             settings.fill,
         )
         rule = CloseRule(delay_ns, settings.lateness_ns, live)
-        lines = ResultLines(self.source_id, self.hub.pipelines, self.job.results)
-        lines.size = (info.width, info.height)
+        lines = ResultLines(self.source_id, self.pipelines, self.job.results)
+        lines.size = None if self.job.heard else (info.width, info.height)
         age = max_age_ns(delay_ns, self.job.mixed)
         role = MixRole(
             Mixer(self.source_id, mixing),
@@ -171,6 +175,7 @@ class SourceRun:
             Fraction(info.average_rate) if info.average_rate else None,
             self.hub.observer,
             guard=self.guard,
+            _writers=() if self.job.heard else None,
         )
         with self.hub.changed:
             self.queue.source(self.source_id, SheddingRules(age, settings.max_fps, live))
@@ -303,15 +308,15 @@ class SourceRun:
             address=self.job.shown_as,
             kind=info.kind.value if info else "",
             codec=info.codec if info else "",
-            width=info.width if info else 0,
-            height=info.height if info else 0,
+            width=info.width if info and not self.job.heard else 0,
+            height=info.height if info and not self.job.heard else 0,
             epochs=self.timeline.counters.epochs,
             connections=stage.counters.connections,
             shown=counters.frames if counters else 0,
             covered=counters.with_boxes if counters else 0,
             unshown=self.unshown,
             skipped=role.mixer.counters.skipped if role else 0,
-            balances={name: accountant.total(self.source_id, name) for name in self.hub.pipelines},
+            balances={name: accountant.total(self.source_id, name) for name in self.pipelines},
             drawn=dict(counters.boxes) if counters else {},
             missing={k: v for k, v in counters.missing.items() if v} if counters else {},
             late=role.mixer.counters.late if role else 0,

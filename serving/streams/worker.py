@@ -16,6 +16,8 @@ from serving.align import payload_hash
 from serving.errors import DeadlineExceeded, EngineFailed, Overloaded, ParameterInvalid, ServingError, Unavailable
 from serving.frames import DeadReason, DropReason, Frame, FrameResult, Outcome, PictureCodec, Posting
 from serving.ports import Tracker
+from serving.preprocess.audio import is_sound
+from serving.spec import SoundSpec
 from serving.streams.appearance import Looks
 from serving.streams.sessions import NewSession, Sessions, TrackerSession
 from serving.tasks.base import Infer as Infer
@@ -23,6 +25,7 @@ from serving.tasks.base import Session, ShapesRequests
 from serving.types import InferRequest, InferResponse, PixelArray, TaskResult
 
 ATTEMPTS = 3
+NO_PICTURE: PixelArray = np.zeros((1, 1, 3), np.uint8)  # what sessions of sounds see
 ABSENT = (Unavailable, Overloaded, DeadlineExceeded)  # the model was not reached: no word about the frame
 
 
@@ -32,7 +35,7 @@ class Pipeline:
 
     new_session: for a task that remembers (`sessions.session_of`); new_tracker: for boxes. Where both are given, the
     tracker sees what the session returned; session_last: the session sees what the tracker returned. looks: what boxes
-    look like, for trackers that compare appearances.
+    look like, for trackers that compare appearances. sound: how a model hears; None: it looks at pictures.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Pipeline:
     new_session: NewSession | None = None
     session_last: bool = False
     looks: Looks | None = None
+    sound: SoundSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +143,8 @@ class Worker:
         assert frame.picture is not None, "a frame without picture is not sent to inference"
         try:
             region = self._regions.get(frame.source_id, Region())
+            if frame.picture.encoded is not None and is_sound(frame.picture.encoded):
+                return _Ready(frame, Region(), NO_PICTURE, frame.picture.encoded)
             rgb = region.masked(frame.picture.rgb(self._transport))
             encoded = self._transport.encode(rgb) if self._transport is not None else None
             if self._transport is not None and encoded is not frame.picture.encoded and self._remembers(frame):
