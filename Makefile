@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
 
-.PHONY: help setup system demo up test test-long test-faults lint bench clean
+.PHONY: help setup system demo up test test-long test-faults lint bench loadtest clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -39,6 +39,10 @@ bench: setup system ## the REST benchmark, written once under docs/measurements/
 	@.venv/bin/lockstep tune mobilenet_v2
 	@.venv/bin/lockstep tune person_ssdlite
 	@.venv/bin/lockstep bench rest
+
+loadtest: setup ## short open-loop load test of a system it starts itself; one HTML report in output/loadtest/
+	@test -d model_repository/mobilenet_v2 || .venv/bin/lockstep convert models/mobilenet_v2.yaml
+	@.venv/bin/lockstep bench load mobilenet_v2 --seconds 6
 
 clean: ## remove what was made, keep what was fetched
 	@rm -rf output build .pytest_cache .mypy_cache .ruff_cache .hypothesis

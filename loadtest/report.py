@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from loadtest.measurements import write_once
 from loadtest.rest import CORES, MAX_FOREIGN, Case, Sample
 from loadtest.statistics import Interval, interval
 
@@ -61,26 +61,23 @@ def _row(case: Case, arm: str) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def write(run: dict[str, Any], folder: Path, name: str) -> Path:
-    """`<name>.md`, `.json` and `.png` in a folder; a file that exists is never overwritten."""
-    target = folder / f"{name}.md"
-    if target.exists():
-        raise FileExistsError(f"{target} exists: a finished measurement is never rewritten; choose another name")
+def text(run: dict[str, Any], name: str) -> str:
+    """The whole report."""
     facts = "\n".join(f"- {key}: {value}" for key, value in run["facts"].items())
     dropped = sum(s.foreign_cores > MAX_FOREIGN for case in run["cases"] for s in case.samples)
-    text = (
+    return (
         f"# REST benchmark, {run['facts']['date']}\n\nCommand: `lockstep bench rest --rounds {run['rounds']} --seconds "
         f"{run['seconds']}`. {run['rounds']} rounds of {run['seconds']} s an arm in random order; ratios are "
         f"medians of pairs of the same round with 95 % bootstrap intervals; `of BEST` scales the bare loop to the "
         f"cores that the generator left. Blocks with over 10 % foreign CPU, whose pairs were dropped: {dropped}.\n\n"
         f"{facts}\n\n{table(run)}\n\n![rates]({name}.png)\n"
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    target.write_text(text)
+
+
+def write(run: dict[str, Any], folder: Path, name: str) -> Path:
+    """`<name>.md`, `.json` and `.png` in a folder; a file that exists is never overwritten."""
     document = {**run, "cases": [asdict(case) for case in run["cases"]]}
-    (folder / f"{name}.json").write_text(json.dumps(document, indent=1))
-    plot(run, folder / f"{name}.png")
-    return target
+    return write_once(folder, name, text(run, name), document, lambda path: plot(run, path))
 
 
 def plot(run: dict[str, Any], path: Path) -> None:

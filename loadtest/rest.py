@@ -84,7 +84,7 @@ class _Servers:
     def __init__(self, model: str, repository: Path, version_dir: Path, folder: Path) -> None:
         self.model = model
         self.arms = [
-            servers.ours(model, repository, folder / "lockstep.log"),
+            servers.ours((model,), repository, folder / "lockstep.log"),
             servers.mosec(version_dir, folder / "mosec.log"),
             servers.fastapi(version_dir, folder / "fastapi.log"),
         ]

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,13 +79,13 @@ class ServerArm:
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
-def ours(model: str, repository: Path, log: Path) -> ServerArm:
-    """`lockstep serve` with its defaults."""
+def ours(models: Sequence[str], repository: Path, log: Path) -> ServerArm:
+    """`lockstep serve` with its defaults; `url` is the first model's."""
     port = free_port()
     lockstep = str(Path(sys.executable).with_name("lockstep"))
-    command = [lockstep, "serve", model, "--repository", str(repository), "--port", str(port)]
+    command = [lockstep, "serve", *models, "--repository", str(repository), "--port", str(port)]
     base = f"http://127.0.0.1:{port}"
-    return ServerArm("lockstep", command, f"{base}/v1/models/{model}/infer", f"{base}/readyz", log=log)
+    return ServerArm("lockstep", command, f"{base}/v1/models/{models[0]}/infer", f"{base}/readyz", log=log)
 
 
 def mosec(version_dir: Path, log: Path) -> ServerArm:

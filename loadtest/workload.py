@@ -66,13 +66,18 @@ def make_corpus(photos: list[Path], folder: Path, size: str, count: int = 16) ->
     for i in range(count):
         target = folder / f"{size}-{i:02d}.jpg"
         if not target.exists():
-            with Image.open(photos[i % len(photos)]) as photo:
-                picture = _crop(photo.convert("RGB"), width / height, rng)
             buffer = io.BytesIO()
-            picture.resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=JPEG_QUALITY)
+            fitted(photos[i % len(photos)], (width, height), rng).save(buffer, "JPEG", quality=JPEG_QUALITY)
             target.write_bytes(buffer.getvalue())
         made.append(target)
     return made
+
+
+def fitted(photo: Path, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+    """A photo as RGB of this size (width, height), cut out at a random place of 85 to 100 % of it."""
+    with Image.open(photo) as opened:
+        picture = _crop(opened.convert("RGB"), size[0] / size[1], rng)
+    return picture.resize(size, Image.Resampling.BICUBIC)
 
 
 def _crop(photo: Image.Image, ratio: float, rng: np.random.Generator) -> Image.Image:

@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
     bench_app.command("stream")(bench_stream)
     bench_app.command("overload")(bench_overload)
     bench_app.command("kafka")(bench_kafka)
+    bench_app.command("load")(bench_load)
     app.add_typer(bench_app, name="bench")
 
 
@@ -114,6 +115,35 @@ def bench_overload(
     from loadtest import overload
 
     print(overload.table(overload.run(url, picture, peak, rounds, seconds, say)))
+
+
+def bench_load(
+    models: Annotated[list[str] | None, typer.Argument(help="default: mobilenet_v2 person_ssdlite")] = None,
+    against: Annotated[str | None, typer.Option(help="a running gateway; default: one started here")] = None,
+    seconds: Annotated[float, typer.Option(min=2.0, max=600.0, help="length of a phase; there are about eight")] = 8.0,
+    rate: Annotated[float, typer.Option(min=0.0, help="requests a second taken as its peak; 0: measured first")] = 0.0,
+    bad_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="share of bad bodies")] = 0.03,
+    processes: Annotated[int, typer.Option(min=1, max=64, help="generator processes")] = 2,
+    deadline_ms: Annotated[int, typer.Option(min=1, max=60_000, help="an answer later than this is not good")] = 1000,
+    stream_address: Annotated[str | None, typer.Option(help="register and remove sources of this address too")] = None,
+    output: Annotated[Path, typer.Option(help="folder of the report")] = Path("output/loadtest"),
+    repository: Repository = None, config: Config = None,
+) -> None:  # fmt: skip
+    """Open-loop load (steady, ramp, spike, 2x, 5x) on every served workload; one HTML report with plots."""
+    from loadtest import load, load_report
+
+    chosen = tuple(models or (() if against else ("mobilenet_v2", "person_ssdlite")))
+    folder = settings_from(config, repository=repository).repository.resolve()
+    job = load.Job(folder, chosen, against, seconds, rate, bad_share, processes, deadline_ms, stream_address)
+    try:
+        run = load.run(job, output, say)
+        target = load_report.write(run, output, time.strftime("load-%Y%m%d-%H%M%S", time.gmtime()))
+    except (RuntimeError, ValueError, OSError) as error:
+        say(f"error[load_test]: {error}")
+        raise typer.Exit(1) from None
+    print_table("phases", load_report.short(run))
+    print_table("what it says", load_report.verdicts(run))
+    print(target)
 
 
 def bench_stream(
