@@ -75,6 +75,12 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Time spent by stage, as the model reports it: decode, preprocess, infer, postprocess.",
         ("model", "stage"),
     ),
+    MetricDefinition(
+        "lockstep_rule_boxes_total",
+        "counter",
+        "Boxes that a rule of the model's YAML took away, or gave another class.",
+        ("model", "rule"),
+    ),
     MetricDefinition("lockstep_inference_in_flight", "gauge", "Samples admitted and not yet answered."),
     MetricDefinition(
         "lockstep_shed_total",
@@ -311,6 +317,7 @@ LABEL_VALUES: dict[str, str] = {
     "docs/guarantees.md, or none",
     "source": "a source's name (those of this process, at most 200 in a role, then other)",
     "pipeline": "a model or pipeline a source is subscribed to",
+    "rule": "a rule's name in the model's YAML",
     "origin": "measured, interpolated, extrapolated",
     "topic": "a topic of docs/kafka.md, without the prefix",
     "change": "assigned, revoked, lost",

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from serving.errors import SpecInvalid
+from serving.spec_rules import RuleSpec
 from serving.spec_steps import AnswerSpec, StepSpec
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
@@ -216,6 +217,9 @@ class ModelSpec(_Strict):
     thresholds: dict[str, dict[str, Threshold]] = Field(
         default_factory=dict, description="scenario -> parameter -> value, or label -> value ('*': the other classes)"
     )
+    rules: dict[str, tuple[RuleSpec, ...]] = Field(
+        default_factory=dict, description="task detection: scenario -> rules for boxes, in their order"
+    )
     precision: Literal["fp16", "fp32"] = "fp16"
     keep_fp32: tuple[str, ...] = Field((), description="operators or node names kept in FP32")
     engines: tuple[EngineName, ...] = ("openvino", "onnxruntime", "tensorrt_rtx")
@@ -237,6 +241,11 @@ class ModelSpec(_Strict):
     def _complete(self) -> ModelSpec:
         if (self.task == "pipeline") != bool(self.steps):
             raise ValueError("`steps` belong to task pipeline, and it needs at least one")
+        for scenario, rules in self.rules.items():
+            if len({rule.name for rule in rules}) < len(rules):
+                raise ValueError(f"rules.{scenario}: expected unique names")
+        if self.rules and self.task != "detection":
+            raise ValueError(f"`rules` belong to task detection, got {self.task}")
         if self.steps:
             return self
         if self.checkpoint.format in ("state_dict", "safetensors") and self.factory is None:
@@ -259,24 +268,39 @@ class ModelSpec(_Strict):
         return self.takes_pictures or self.sound is not None
 
     def with_class_ids(self, labels: Sequence[str]) -> ModelSpec:
-        """The spec with the labels inside `thresholds` as class ids, as tasks read them; SpecInvalid for another."""
-        ids = {label: str(number) for number, label in enumerate(labels)} | {"*": "*"}
+        """The spec with the labels inside `thresholds` and `rules` as class ids, as tasks read them; SpecInvalid for
+        another label."""
+        ids = {label: str(number) for number, label in enumerate(labels)}
 
-        def numbered(where: str, value: Threshold) -> Threshold:
+        def numbered(where: str, label: str, known: Mapping[str, str]) -> str:
+            if label not in known:
+                close = difflib.get_close_matches(label, known, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(list(known)[:20])}"
+                raise SpecInvalid(f"{self.name}: {where}: unknown label {label!r}", hint=hint)
+            return known[label]
+
+        def bound(where: str, value: Threshold) -> Threshold:
             if not isinstance(value, dict):
                 return value
-            for label in value:
-                if label not in ids:
-                    close = difflib.get_close_matches(label, ids, n=1)
-                    hint = f"did you mean {close[0]!r}?" if close else "the keys are labels, or '*' for all others"
-                    raise SpecInvalid(f"{self.name}: thresholds.{where}: unknown label {label!r}", hint=hint)
-            return {ids[label]: bound for label, bound in value.items()}
+            return {numbered(where, label, ids | {"*": "*"}): number for label, number in value.items()}
 
-        found = {
-            scenario: {name: numbered(f"{scenario}.{name}", value) for name, value in values.items()}
+        def rule(scenario: str, one: RuleSpec) -> RuleSpec:
+            where = f"rules.{scenario}.{one.name}"
+            into = one.merge_into and numbered(where, one.merge_into, ids)
+            named = tuple(numbered(where, label, ids) for label in one.labels)
+            return one.model_copy(update={"labels": named, "merge_into": into})
+
+        thresholds = {
+            scenario: {name: bound(f"thresholds.{scenario}.{name}", value) for name, value in values.items()}
             for scenario, values in self.thresholds.items()
         }
-        return self.model_copy(update={"thresholds": found})
+        rules = {scenario: tuple(rule(scenario, one) for one in given) for scenario, given in self.rules.items()}
+        return self.model_copy(update={"thresholds": thresholds, "rules": rules})
+
+    @property
+    def scenarios(self) -> dict[str, dict[str, Threshold]]:
+        """The thresholds of every scenario; a scenario may have rules only."""
+        return {name: self.thresholds.get(name, {}) for name in sorted({*self.thresholds, *self.rules})}
 
     @property
     def encoded_input(self) -> str:
@@ -339,15 +363,16 @@ def _nearest(where: list[str | int]) -> str:
     kind: Any = ModelSpec
     for part in where[:-1]:
         field = getattr(kind, "model_fields", {}).get(part)
-        kind = next((t for t in _models_in(field.annotation)), None) if field else kind
+        kind = next(iter(_models_in(field.annotation)), None) if field else kind
     known = list(getattr(kind, "model_fields", {}))
     close = difflib.get_close_matches(str(where[-1]), known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(known)}"
 
 
 def _models_in(annotation: Any) -> list[Any]:
-    found = [annotation, *getattr(annotation, "__args__", ())]
-    return [kind for kind in found if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [kind for part in getattr(annotation, "__args__", ()) for kind in _models_in(part)]
 
 
 def _line_of(node: yaml.Node | None, where: list[str | int]) -> int:

@@ -94,13 +94,16 @@ def stage_times(context: Context, bundle: ModelBundle, document: bytes) -> dict[
         answer = orjson.loads(document)
         timings = answer["timings_ms"]
         times = {stage: float(timings[stage]) for stage in _STAGES if stage in timings}
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        counted = {str(rule): int(boxes) for rule, boxes in answer.get("rules", {}).get("counted", {}).items()}
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise EngineFailed(f"{bundle.name}: the model's result is not a result document") from error
     name = context.catalogue.label(bundle.name)
     if answer.get("certificate_id") != bundle.certificate_id:
         context.metrics.inc("lockstep_certificate_mismatches_total", model=name)
     for stage, ms in times.items():
         context.metrics.inc("lockstep_inference_stage_seconds_total", ms / 1e3, model=name, stage=stage)
+    for rule, boxes in counted.items():
+        context.metrics.inc("lockstep_rule_boxes_total", boxes, model=name, rule=rule)
     return times
 
 

@@ -34,7 +34,7 @@ def schema_of(name: str, parameter: Parameter, scenarios: Iterable[str]) -> Sche
 def values_of(bundle: ModelBundle) -> dict[str, Schema]:
     """JSON Schemas of all request parameters of a model."""
     spec = bundle.spec
-    return {name: schema_of(name, p, spec.thresholds) for name, p in parameters_of(spec).items()}
+    return {name: schema_of(name, p, spec.scenarios) for name, p in parameters_of(spec).items()}
 
 
 def query_of(bundle: ModelBundle) -> list[Schema]:

@@ -32,7 +32,7 @@ _JSON_TYPES: Mapping[str, tuple[type, ...]] = {
 def parameters_of(spec: ModelSpec) -> dict[str, Parameter]:
     """Every parameter that a model takes: `scenario` where the spec has scenarios, `roi` where it takes pictures."""
     common = dict(COMMON_PARAMETERS)
-    if not spec.thresholds:
+    if not spec.scenarios:
         del common["scenario"]
     if not spec.takes_pictures:
         del common["roi"]

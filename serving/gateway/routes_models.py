@@ -45,7 +45,7 @@ async def model(request: Request) -> Response:
             "engine": bundle.engine,
             "precision": bundle.precision,
             "parameters": {name: _parameter(p) for name, p in parameters_of(spec).items()},
-            "scenarios": {name: dict(values) for name, values in spec.thresholds.items()},
+            "scenarios": {name: dict(values) for name, values in spec.scenarios.items()},
             "labels": list(bundle.labels),
             "preprocess": spec.preprocess.model_dump(mode="json") if spec.preprocess else None,
             "outputs": [_tensor(t) for t in task_named(spec.task).outputs(spec)],

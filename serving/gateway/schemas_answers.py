@@ -83,6 +83,7 @@ MODEL = obj(
         "batch": obj({"max": INTEGER}),
     }
 )
+_RULES = {"rules": obj({"scenario": TEXT, "counted": {"type": "object", "additionalProperties": INTEGER}})}
 _TASK_FIELDS: dict[str, dict[str, Schema]] = {
     "classification": {"classes": array(obj({"class_id": INTEGER, "label": TEXT, "score": UNIT}))},
     "detection": {
@@ -98,7 +99,7 @@ _TASK_FIELDS: dict[str, dict[str, Schema]] = {
                 },
                 optional=("track_id",),
             )
-        )
+        ),
     },
     "embedding": {"embedding": array(NUMBER)},
     "audio": {
@@ -123,6 +124,8 @@ _TASK_FIELDS: dict[str, dict[str, Schema]] = {
 def result(bundle: ModelBundle) -> Schema:
     """The result document of one model; a task unknown here may have any fields of its own."""
     fields = _TASK_FIELDS.get(bundle.spec.task)
+    if fields is not None and bundle.spec.rules:
+        fields = {**fields, **_RULES}
     common: dict[str, Schema] = {
         "schema": {"const": 1},
         "model": {"const": bundle.name},

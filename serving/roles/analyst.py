@@ -23,6 +23,7 @@ from serving.roles.jobs import POISON_AT, Job, JobKey, WorkerSettings
 from serving.roles.monitor import RoleMonitor
 from serving.roles.names import Names
 from serving.roles.sender import Sender
+from serving.streams.observe import count_rules
 from serving.streams.worker import Worker
 
 Answer = tuple[Job, list[Posting]]
@@ -232,6 +233,8 @@ class Analyst:
                     self._monitor.metrics.inc(
                         "lockstep_worker_analysed_total", source=job.frame.source_id, pipeline=name
                     )
+                for posting in found:
+                    count_rules(self._monitor.metrics, posting.outcome.result)
             answers.append((job, self._settled(job, found)))
         return answers
 

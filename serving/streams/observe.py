@@ -6,11 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from serving.align import OutcomeRecord
-from serving.frames import AlignedFrame, Frame, FrameRecord, Origin
+from serving.frames import AlignedFrame, Frame, FrameRecord, FrameResult, Origin
 from serving.metrics import Metrics
 from serving.streams.summary import SourceSummary
+from serving.tasks.rules import RuledDetections
 
 NS_PER_S = 1_000_000_000
+
+
+def count_rules(metrics: Metrics, result: FrameResult | None) -> None:
+    """Boxes that the rules of the model's YAML took away on one frame."""
+    if result is not None and isinstance(result.result, RuledDetections):
+        for rule, boxes in result.result.counted.items():
+            metrics.inc("lockstep_rule_boxes_total", boxes, model=result.model, rule=rule)
 
 
 @dataclass(slots=True)
@@ -37,6 +45,7 @@ class StreamMetrics:
                     outcome=outcome.status.name.lower(),
                     reason=outcome.reason or "none",
                 )
+                count_rules(self.metrics, outcome.result)
 
     def shown(self, shown: AlignedFrame) -> None:
         """A frame was shown."""

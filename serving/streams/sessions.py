@@ -16,15 +16,16 @@ from serving.ports import Tracker
 from serving.spec import ModelSpec
 from serving.streams.appearance import Looks
 from serving.tasks.base import Session, Stateful, Task
+from serving.tasks.rules import VoteSession, has_votes
 from serving.types import Detections, PixelArray, TaskResult
 
 NewSession = Callable[[], Session]
 
 
 def session_of(task: Task, spec: ModelSpec, parameters: Mapping[str, Any]) -> NewSession | None:
-    """How to begin a session of this model on a stream; None where its task remembers nothing."""
+    """How to begin a session of this model on a stream; None where it remembers nothing: its task, or its rules."""
     if not isinstance(task, Stateful):
-        return None
+        return (lambda: VoteSession(spec)) if has_votes(spec) else None
     stateful: Stateful = task
     return lambda: stateful.new_session(spec, parameters)
 

@@ -193,8 +193,10 @@ def parse_parameters(task: Task, spec: ModelSpec, given: Mapping[str, Any]) -> d
     """
     values = {name: parameter.default for name, parameter in task.parameters.items()}
     scenario = str(given.get("scenario", "") or "default")
-    if scenario != "default" and scenario not in spec.thresholds:
-        raise ParameterInvalid(f"scenario: expected one of {sorted(spec.thresholds)}, got {scenario[:60]!r}")
+    if scenario != "default" and scenario not in spec.scenarios:
+        raise ParameterInvalid(f"scenario: expected one of {sorted(spec.scenarios)}, got {scenario[:60]!r}")
+    if spec.rules:
+        values["scenario"] = scenario
     values.update(spec.thresholds.get(scenario, {}))
     for name, value in given.items():
         if name in COMMON_PARAMETERS:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.errors import SpecInvalid
 from serving.spec import ModelSpec
+from serving.tasks import rules
 from serving.tasks.base import Agreement, Gate, Parameter, for_each_class, parse_options
 from serving.tasks.boxes import match_boxes, nms
 from serving.tasks.classification import activate, label_of
@@ -95,12 +96,15 @@ class DetectionTask:
         xyxy = transform.to_source(boxes[keep])
         solid = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
         keep = keep[solid]
-        return Detections(
+        found = Detections(
             xyxy[solid],
             confidence[keep].astype(np.float32),
             class_id[keep].astype(np.int64),
             runner_up=runner_up[solid],
         )
+        if not spec.rules:
+            return found
+        return rules.ruled(found, spec, str(parameters.get("scenario", "")), transform.source, options.nms_iou)
 
     def count_classes(self, raw: Mapping[str, Array], spec: ModelSpec) -> int:
         """Columns of the scores, without the background's."""
@@ -114,14 +118,15 @@ class DetectionTask:
         if result.tracker_id is not None:
             tracks = result.tracker_id.tolist()
         columns = zip(result.xyxy.tolist(), result.confidence.tolist(), result.class_id.tolist(), tracks, strict=True)
-        return {"detections": [_row(labels, *row) for row in columns]}
+        return {"detections": [_row(labels, *row) for row in columns], **rules.to_document(result)}
 
     def from_document(self, document: Mapping[str, Any]) -> Detections:
         """`detections` back."""
         rows = document["detections"]
         boxes = np.array([row["xyxy"] for row in rows], np.float32).reshape(-1, 4)
         confidence = np.array([row["confidence"] for row in rows], np.float32)
-        return Detections(boxes, confidence, np.array([row["class_id"] for row in rows], np.int64))
+        found = Detections(boxes, confidence, np.array([row["class_id"] for row in rows], np.int64))
+        return rules.from_document(found, document)
 
     def to_tensors(self, result: TaskResult, spec: ModelSpec) -> dict[str, Array]:
         """xyxy, confidence, class_id."""
