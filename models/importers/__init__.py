@@ -16,6 +16,7 @@ from serving.errors import NotFound
 __all__ = ["IMPORTERS", "ImportedModel", "Progress", "import_model"]
 
 IMPORTERS: Mapping[str, str] = {
+    "digit_yolo": "models.importers.digit_yolo:bring",
     "digits": "models.importers.digits:bring",
     "digits_open": "models.importers.digits_open:bring",
     "face_embedder": "models.importers.face_embedder:bring",
