@@ -11,20 +11,22 @@ from pydantic import BaseModel, ConfigDict
 from serving.errors import EngineFailed, ParameterInvalid, ServingError
 from serving.pipelines.items import Failed, Item, Model, Tools
 from serving.pipelines.plan import Plan, options_of
+from serving.pipelines.tiles import Tile, TileOptions, joined, tiles_of
 from serving.preprocess.chips import TEMPLATES
 from serving.spec_steps import StepSpec
 from serving.tasks import task_named
 from serving.tasks.base import moved, parse_parameters
-from serving.types import Embedding, InferRequest, InferResponse
+from serving.types import Detections, Embedding, InferRequest, InferResponse
 
 # Request parameters of a pipeline that go to the step which gives its rows.
 PASSED_ON = ("score_threshold", "max_detections")
 
 
-class NoOptions(BaseModel):
-    """This kind has no options of its own: `parameters` are the model's."""
+class InferOptions(BaseModel):
+    """tile: a detector is asked in tiles of a large picture too. Everything else is the model's: `parameters`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    tile: TileOptions | None = None
 
 
 class Infer:
@@ -32,10 +34,16 @@ class Infer:
 
     def check(self, step: StepSpec, plan: Plan) -> None:
         """A model, pictures to ask it about, parameters it takes, chips of its template."""
-        options_of(NoOptions, plan.name, step)
+        options = options_of(InferOptions, plan.name, step)
         if step.model is None:
             raise plan.wrong(step, "infer needs `model`")
         part, source = plan.parts[step.name], plan.source(step)
+        if options.tile is not None and not part.boxes:
+            raise plan.wrong(step, f"options.tile: {step.model} gives no boxes to join")
+        if options.tile is not None and part.spec.rules:
+            raise plan.wrong(
+                step, f"options.tile: the rules of {step.model} would be asked about tiles, not the picture"
+            )
         if source is not None and source.do != "crop":
             raise plan.wrong(step, f"of: {source.name} gives no pictures", hint="put a `crop` step between them")
         try:
@@ -59,10 +67,18 @@ class Infer:
 
     def run(self, step: StepSpec, items: Sequence[Item], tools: Tools) -> list[Item | Failed]:
         """An answer for each item, in the model's own batches."""
-        model = tools.models[step.name]
-        requests = [InferRequest(frame=i.value, parameters=_parameters(step, i, tools)) for i in items]
-        answers = list(_ask(model, requests))
-        return [_found(model, item, answer) for item, answer in zip(items, answers, strict=True)]
+        model, tile = tools.models[step.name], options_of(InferOptions, "", step).tile
+        tiles = [tiles_of(item.value, tile) if tile is not None else [Tile(item.value)] for item in items]
+        requests = [
+            InferRequest(frame=part.pixels, parameters=_parameters(step, item, tools))
+            for item, parts in zip(items, tiles, strict=True)
+            for part in parts
+        ]
+        answers = _ask(model, requests)
+        return [
+            _found(model, item, _whole([next(answers) for _ in parts], parts, tile, _parameters(step, item, tools)))
+            for item, parts in zip(items, tiles, strict=True)
+        ]
 
     def tell(self, step: StepSpec, item: Item, tools: Tools) -> dict[str, Any] | None:
         """The fields of the model's own document; of an embedding with the mark of its chain."""
@@ -76,6 +92,24 @@ def _parameters(step: StepSpec, item: Item, tools: Tools) -> Mapping[str, Any]:
         return step.parameters
     asked = tools.parameters[item.request]
     return {**step.parameters, **{n: asked[n] for n in PASSED_ON if asked.get(n) is not None}}
+
+
+def _whole(
+    answers: Sequence[InferResponse | ServingError],
+    tiles: Sequence[Tile],
+    options: TileOptions | None,
+    parameters: Mapping[str, Any],
+) -> InferResponse | ServingError:
+    """The answer about the picture; a tile's error is the picture's."""
+    found: list[Detections] = []
+    for answer in answers:
+        if isinstance(answer, ServingError) or len(answers) == 1:
+            return answer
+        assert isinstance(answer.result, Detections)
+        found.append(answer.result)
+    first = answers[0]
+    assert options is not None and isinstance(first, InferResponse)
+    return replace(first, result=joined(tiles, found, options, parameters.get("max_detections")))
 
 
 def _ask(model: Model, requests: Sequence[InferRequest]) -> Iterator[InferResponse | ServingError]:
