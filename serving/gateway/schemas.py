@@ -51,9 +51,12 @@ def openapi(catalogue: Catalogue) -> Schema:
 
 def _infer(bundle: ModelBundle) -> Schema:
     result = schemas_answers.result(bundle)
+    what, kind, file = ("picture", "image/jpeg", "photo.jpg")
+    if bundle.spec.sound is not None:
+        what, kind, file = ("sound", "audio/wav", "talk.wav")
     return {
         "operationId": f"infer_{bundle.name}",
-        "summary": bundle.spec.description or f"{bundle.spec.task} of one picture, or of several",
+        "summary": bundle.spec.description or f"{bundle.spec.task} of one {what}, or of several",
         "parameters": [*query_of(bundle), *common_headers()],
         "requestBody": {"required": True, "content": _bodies(bundle)},
         "responses": {
@@ -64,7 +67,7 @@ def _infer(bundle: ModelBundle) -> Schema:
             },
             **problems(INFER_ERRORS),
         },
-        "x-example": f"curl -X POST -H 'Content-Type: image/jpeg' --data-binary @photo.jpg"
+        "x-example": f"curl -X POST -H 'Content-Type: {kind}' --data-binary @{file}"
         f" http://127.0.0.1:8080/v1/models/{bundle.name}/infer",
     }
 
@@ -77,7 +80,14 @@ def _bodies(bundle: ModelBundle) -> Schema:
     if bundle.spec.sound is not None:
         sound = obj({"audio": {**image, "format": "base64-sound"}, "parameters": parameters}, optional=("parameters",))
         body: Schema = {"schema": {"type": "string", "format": "sound-file", "minLength": 1}}
-        return {**dict.fromkeys(SOUND_TYPES, body), "application/json": {"schema": sound}}
+        part: Schema = {"type": "string", "format": "sound-file"}
+        form = obj({"audio": part, "parameters": parameters}, optional=("parameters",))
+        encoding = {"parameters": {"contentType": "application/json"}, "audio": {"contentType": "audio/wav"}}
+        return {
+            **dict.fromkeys(SOUND_TYPES, body),
+            "multipart/form-data": {"schema": form, "encoding": encoding},
+            "application/json": {"schema": sound},
+        }
     one = obj({"image": image, "parameters": parameters}, optional=("parameters",))
     many = obj({"images": images, "parameters": parameters}, optional=("parameters",))
     file: Schema = {"type": "string", "format": "image-file"}

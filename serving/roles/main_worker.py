@@ -83,6 +83,9 @@ def _pipelines(options: WorkerOptions, open_model: OpenModel, stack: ExitStack) 
         opened = open_model(name)
         stack.callback(opened.close)
         bundle, task = opened.bundle, task_named(opened.bundle.spec.task)
+        if bundle.spec.sound is not None:
+            hint = "lockstep run hears the sound of files"
+            raise ParameterInvalid(f"--model: {name} hears sound, and the log carries pictures", hint=hint)
         tracker = TRACKERS[options.track] if options.track and gives_boxes(task, bundle.spec) else None
         most.append(bundle.spec.batch.max)
         pipelines.append(

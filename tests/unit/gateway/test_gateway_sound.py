@@ -75,7 +75,8 @@ def test_what_the_model_says_of_a_sound_has_its_status(
 
 def test_the_published_schema_of_the_answer_holds_for_it(client: TestClient, server: StubServer) -> None:
     post = client.get("/openapi.json").json()["paths"][INFER]["post"]
-    assert {"audio/wav", "audio/flac", "application/json"} < set(post["requestBody"]["content"])
+    assert {"audio/wav", "audio/flac", "multipart/form-data", "application/json"} < set(post["requestBody"]["content"])
     schema = post["responses"]["200"]["content"]["application/json"]["schema"]["anyOf"][0]
     jsonschema.validate(server.document("ears"), schema)
+    assert "Content-Type: audio/wav" in post["x-example"]
     assert "roi" not in {parameter["name"] for parameter in post["parameters"]}
