@@ -32,6 +32,10 @@ class Item:
 Ask = Callable[[Sequence[Item], Sequence[Parameters]], Iterator[tuple[TaskResult, ...]]]
 
 
+# Results by entry of `asks`, in the order of the items.
+Answers = Mapping[str, Sequence[TaskResult]]
+
+
 class Family(Protocol):
     """The metrics of one task."""
 
@@ -67,7 +71,18 @@ def evaluate(
     over: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> dict[str, Any]:
     """Ask for every item, then score. over: wraps the answers to show progress."""
+    answers = asked(family, items, ask, scenario, over)
+    return {"samples": len(items), **family.score(answers, items, labels)}
+
+
+def asked(
+    family: Family,
+    items: Sequence[Item],
+    ask: Ask,
+    scenario: str = "",
+    over: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> Answers:
+    """The answers that a family wants to see."""
     asks = {name: {**given, **({"scenario": scenario} if scenario else {})} for name, given in family.asks.items()}
     rows = list(over(ask(items, tuple(asks.values()))))
-    answers = {name: [row[place] for row in rows] for place, name in enumerate(asks)}
-    return {"samples": len(items), **family.score(answers, items, labels)}
+    return {name: [row[place] for row in rows] for place, name in enumerate(asks)}

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
-from evaluation.family import Item, Parameters
+from evaluation.bad_cases import Verdict
+from evaluation.family import Answers, Item, Parameters
 from evaluation.labelled import class_ids, read_labelled
 from evaluation.metrics.open_set import open_set_scores
 from serving.types import UNKNOWN, UNKNOWN_LABEL, Array, Classification, TaskResult
@@ -53,6 +54,27 @@ class ClassificationFamily:
         if known.any() and not known.all():
             found["open_set"] = asdict(refusal(served, scores, ids))
         return found
+
+    def judge(self, answers: Answers, items: Sequence[Item], labels: Sequence[str]) -> list[Verdict]:
+        """Several labels: how many are missing or too many. One: 1 + the score of what was said in its place."""
+        pairs = zip(answers["served"], items, strict=True)
+        return [_judged(r, item.truth, labels) for r, item in pairs if isinstance(r, Classification)]
+
+
+def _judged(served: Classification, truth: tuple[int, ...], labels: Sequence[str]) -> Verdict:
+    def named(ids: Sequence[int]) -> str:
+        names = {**dict(enumerate(labels)), UNKNOWN: UNKNOWN_LABEL}
+        return ", ".join(names.get(i, str(i)) for i in ids) or "nothing"
+
+    if len(truth) != 1:
+        said = without_unknown(served).class_id.tolist()
+        wrong = len(set(said) ^ set(truth))
+        return Verdict(float(wrong), f"is {named(truth)}, said {named(said)}" if wrong else "")
+    first = int(served.class_id[0]) if len(served.class_id) else UNKNOWN
+    if first == truth[0]:
+        return Verdict(0.0)
+    score = float(served.score[0]) if len(served.score) else 0.0
+    return Verdict(1 + score, f"is {named(truth)}, said {named([first])} ({score:.2f})")
 
 
 def without_unknown(result: Classification) -> Classification:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from evaluation.family import Item, Parameters
+from evaluation.bad_cases import Verdict
+from evaluation.family import Answers, Item, Parameters
 from serving.errors import SpecInvalid
 from serving.types import Detections, TaskResult
 
@@ -55,6 +56,26 @@ class DetectionFamily:
         served = [r for r in answers["served"] if isinstance(r, Detections)]
         stats = coco_stats(found, truth)
         return {**stats, **served_rates(served, truth), "by_class": by_class(found, truth, labels)}
+
+    def judge(self, answers: Answers, items: Sequence[Item], labels: Sequence[str]) -> list[Verdict]:
+        """Objects without a box of their class (IoU 0.5), and boxes without an object, weighed by confidence."""
+        pairs = zip(answers["served"], items, strict=True)
+        return [_judged(r, item.truth) for r, item in pairs if isinstance(r, Detections)]
+
+
+def _judged(found: Detections, truth: Sequence[Any]) -> Verdict:
+    from serving.tasks.boxes import match_boxes
+
+    real = [(c, x, y, x + w, y + h) for c, x, y, w, h, _, crowd in truth if not crowd]
+    corners = np.array([box[1:] for box in real], np.float32).reshape(-1, 4)
+    classes = np.array([box[0] for box in real], np.int64)
+    pairs, _ = match_boxes(found.xyxy, found.class_id, corners, classes)
+    right = [i for i, _, overlap in pairs if overlap >= 0.5]
+    too_many = np.delete(found.confidence, right)
+    missed = len(real) - len(right)
+    told = [f"{missed} of {len(real)} objects missed"] * bool(missed)
+    told += [f"{len(too_many)} false boxes (best {too_many.max():.2f})"] if len(too_many) else []
+    return Verdict(missed + float(too_many.sum()), ", ".join(told), corners.tolist())
 
 
 def coco_documents(found: Sequence[Detections], truth: Sequence[Sequence[Any]]) -> tuple[dict[str, Any], list[Any]]:

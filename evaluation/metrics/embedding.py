@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.family import Item, Parameters
+from evaluation.bad_cases import Verdict
+from evaluation.family import Answers, Item, Parameters
 from evaluation.labelled import read_labelled
 from serving.errors import SpecInvalid
 from serving.types import Array, Embedding, TaskResult
@@ -37,6 +38,21 @@ class EmbeddingFamily:
         """top1, top5, r_precision, map_at_r."""
         vectors = np.stack([r.vector for r in answers["served"] if isinstance(r, Embedding)])
         return retrieval_scores(vectors, [item.truth for item in items])
+
+    def judge(self, answers: Answers, items: Sequence[Item], labels: Sequence[str]) -> list[Verdict]:
+        """By how much the nearest sample of another label is nearer than the nearest of its own (cosine)."""
+        vectors = np.stack([r.vector for r in answers["served"] if isinstance(r, Embedding)]).astype(np.float64)
+        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        table, truth = unit @ unit.T, np.array([item.truth for item in items])
+        np.fill_diagonal(table, -np.inf)
+        verdicts = []
+        for row, label in zip(table, truth, strict=True):
+            own = row[truth == label].max()
+            other = int(np.where(truth == label, -np.inf, row).argmax())
+            lead = row[other] - own if np.isfinite(own) and truth[other] != label else 0.0
+            why = f"is {label}, nearest is {truth[other]} ({items[other].name}), {row[other]:.3f} against {own:.3f}"
+            verdicts.append(Verdict(float(max(0.0, lead)), why if lead > 0 else ""))
+        return verdicts
 
 
 def retrieval_scores(vectors: Array, truth: Sequence[Any], k: int = K) -> dict[str, float]:

@@ -65,3 +65,21 @@ def test_thresholds_keep_the_wanted_rate(home: Path) -> None:
     assert found["chosen_on"]["far"] <= 0.03
     assert found["held_out"]["far"] <= 0.10 and found["held_out"]["tar"] >= 0.75
     assert 0 < found["thresholds"]["score_threshold"] < 1
+
+
+def test_bad_cases_are_the_wrong_answers_and_a_page_shows_them(home: Path) -> None:
+    found = scores(home)
+    done = lockstep(
+        home, "bad-cases", "digits_open", "--data", str(home / "data"), "--output", str(home / "bad"), "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    refusals = found["open_set"]
+    unknown = sum("_is_7" in n.name or "_is_8" in n.name or "_is_9" in n.name for n in (home / "data").glob("*.png"))
+    wrong = refusals["far"] * unknown + (1 - refusals["tar"]) * (450 - unknown)
+    assert told["bad"] == round(wrong), "far and tar count the same answers"
+    badness = [case["badness"] for case in told["cases"]]
+    assert len(badness) == min(24, told["bad"]) and badness == sorted(badness, reverse=True)
+    page = (home / "bad" / "index.html").read_text("utf-8")
+    assert page.count("data:image/jpeg;base64,") == len(badness)
+    assert all(Path(case["file"]).name in page and case["reason"] in page for case in told["cases"])
