@@ -17,7 +17,10 @@ from serving.errors import StartFailed
 
 PREFIX = "LOCKSTEP_"
 _TRITON_HOME = Path(".triton/site/pytriton/tritonserver")
-FOREIGN: Mapping[str, tuple[str, ...]] = {"cuda_version": ("CUDA_VERSION",)}
+FOREIGN: Mapping[str, tuple[str, ...]] = {
+    "cuda_version": ("CUDA_VERSION",),
+    "triton_version": ("NVIDIA_TRITON_SERVER_VERSION",),
+}
 
 
 class ConfigInvalid(StartFailed):
@@ -58,6 +61,9 @@ class Settings(BaseModel):
     canary_interval_s: float = Field(2.0, gt=0, description="time between canary inferences, seconds")
     staging: bool = Field(False, description="serve a version without certificate (private staging Triton only)")
     cuda_version: str = Field("", description="CUDA of the container, for doctor (NVIDIA images set CUDA_VERSION)")
+    triton_version: str = Field(
+        "", description="Triton of the container, for doctor (NVIDIA images set NVIDIA_TRITON_SERVER_VERSION)"
+    )
     kafka: str = Field("", description="host:port of Kafka brokers, comma-separated; empty: no Kafka")
     kafka_prefix: str = Field(
         "", pattern=r"^[A-Za-z0-9._-]{0,40}$", description="before every topic and group name: two systems, one Kafka"
@@ -69,8 +75,9 @@ class Settings(BaseModel):
     delay_max_ms: int = Field(2_000, ge=0, description="largest presentation delay D of a source, milliseconds")
     lateness_ms: int = Field(2_000, ge=0, description="L: how late after release a result still counts, milliseconds")
     recovery_s: int = Field(300, ge=0, description="longest outage of a role after which nothing may be lost, seconds")
+    role_metrics_host: str = Field("127.0.0.1", description="address a role's healthz, readyz, metrics bind")
     role_metrics_port: int = Field(
-        0, ge=0, le=65535, description="loopback port of a role's healthz, readyz, metrics; 0: any free one"
+        0, ge=0, le=65535, description="port of a role's healthz, readyz, metrics; 0: any free one"
     )
     frame_codec: str = Field(
         "jpeg",

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import re
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -23,8 +24,10 @@ PACKAGES = (
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "avx512_vnni", "amx_tile", "amx_bf16", "amx_int8")
 # Oldest Linux driver for each CUDA major version (CUDA compatibility guide, minor-version compatibility).
 MIN_DRIVER = {11: (450, 80), 12: (525, 60), 13: (580, 65)}
+CUDA_OF_WHEELS = {"tensorrt-rtx-cu13": 13}  # CUDA major version that a package was built for
 EMBEDDED_TRITON = "24.10"
 TRITON_FLOOR = "26.07"
+AT_ENTRY = ("system", "driver", "tensorrt", "onnxruntime", "triton image")  # what an image's entry point refuses
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class Facts:
     driver: str = ""
     gpus: tuple[Gpu, ...] = ()
     container_cuda: str = ""
+    container_triton: str = ""
     packages: dict[str, str] = field(default_factory=dict)
     triton: str = ""
     programs: tuple[str, ...] = ()
@@ -66,7 +70,7 @@ class Finding:
     next_step: str = ""
 
 
-def gather(triton_home: Path, cuda_version: str = "") -> Facts:
+def gather(triton_home: Path, cuda_version: str = "", triton_version: str = "") -> Facts:
     """Read the facts of this machine. Never raises for something that is missing."""
     cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     lines = dict(line.split(":", 1) for line in cpuinfo.splitlines() if ":" in line)
@@ -85,6 +89,7 @@ def gather(triton_home: Path, cuda_version: str = "") -> Facts:
         driver=driver,
         gpus=gpus,
         container_cuda=cuda_version,
+        container_triton=triton_version,
         packages={name: version for name in PACKAGES if (version := _version(name))},
         triton=EMBEDDED_TRITON if (triton_home / "bin" / "tritonserver").is_file() else "",
         programs=tuple(p for p in ("ffmpeg", "ffprobe", "wrk", "mvn", "redis-server", "npm") if shutil.which(p)),
@@ -145,19 +150,31 @@ def _gpu(facts: Facts) -> Sequence[Finding]:
         return [
             Finding("note", "gpu", "no NVIDIA GPU: engines run on the CPU; TensorRT-RTX engines are built, not run")
         ]
-    found = []
-    driver = tuple(int(part) for part in facts.driver.split(".")[:2])
-    if facts.container_cuda:
-        major = int(facts.container_cuda.split(".")[0])
-        least = MIN_DRIVER.get(major)
-        if least and driver < least:
-            why = f"CUDA {facts.container_cuda} needs driver >= {least[0]}.{least[1]}, this one is {facts.driver}"
-            found.append(Finding("bad", "driver", why, "update the driver, or take an image of an older CUDA"))
+    found = list(_driver(facts))
     for gpu in facts.gpus:
         if gpu.compute_capability.startswith("9.") and "tensorrt" not in facts.packages:
             why = f"{gpu.name} (SM{gpu.compute_capability.replace('.', '')}): TensorRT-RTX knows no Hopper"
             found.append(Finding("bad", "tensorrt", why, "install TensorRT proper for this GPU"))
     return found or [Finding("ok", "gpu", f"{len(facts.gpus)} x {facts.gpus[0].name}, driver {facts.driver}")]
+
+
+def _driver(facts: Facts) -> Iterator[Finding]:
+    """The driver against the CUDA of the container, and against that of packages which bring their own."""
+    driver = _numbers(facts.driver)
+    needs = [(f"CUDA {facts.container_cuda}", _numbers(facts.container_cuda)[0])] if facts.container_cuda else []
+    needs += [(f"{name} (CUDA {major})", major) for name, major in CUDA_OF_WHEELS.items() if name in facts.packages]
+    for who, major in needs:
+        least = MIN_DRIVER.get(major)
+        if least and driver < least:
+            why = f"{who} needs driver >= {least[0]}.{least[1]}, this one is {facts.driver}"
+            yield Finding("bad", "driver", why, "update the driver, or take an image of an older CUDA")
+            return
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The first two numbers of a version; what is not one ends it."""
+    found = re.match(r"(\d+)(?:\.(\d+))?", version)
+    return tuple(int(part or 0) for part in found.groups()) if found else (0, 0)
 
 
 def _tensorrt(facts: Facts) -> Sequence[Finding]:
@@ -177,6 +194,8 @@ def _tensorrt(facts: Facts) -> Sequence[Finding]:
 
 
 def _triton(facts: Facts) -> Sequence[Finding]:
+    if facts.container_triton:
+        return [_triton_image(facts.container_triton)]
     if not facts.triton:
         return [
             Finding(
@@ -188,6 +207,20 @@ def _triton(facts: Facts) -> Sequence[Finding]:
         "loopback only, with model control, shared memory and other front ends closed"
     )
     return [Finding("note", "triton", why, f"in production use NVIDIA's image {TRITON_FLOOR} or newer")]
+
+
+def _triton_image(version: str) -> Finding:
+    if _numbers(version) < _numbers(TRITON_FLOOR):
+        why = f"Triton {version} is older than {TRITON_FLOOR}, which closes the known holes (docs/deployment.md)"
+        return Finding("bad", "triton image", why, f"build on NVIDIA's image {TRITON_FLOOR} or newer")
+    return Finding("ok", "triton image", f"Triton {version}, at or above the floor {TRITON_FLOOR}")
+
+
+def refusals(facts: Facts) -> list[str]:
+    """What an image's entry point refuses, a line each: pairs that can never work here. Nothing of what a process
+    could do without, such as the embedded Triton."""
+    bad = [finding for finding in judge(facts) if finding.level == "bad" and finding.what in AT_ENTRY]
+    return [f"{finding.what}: {finding.why}; {finding.next_step}" for finding in bad]
 
 
 def report(facts: Facts) -> dict[str, object]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import mimetypes
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
 from serving.cli.output import print_json, print_table, say, settings_from
+
+if TYPE_CHECKING:
+    from serving.bundle import ModelBundle
 
 SpecPath = Annotated[Path, typer.Argument(help="a model's YAML, e.g. models/digits.yaml")]
 ModelName = Annotated[str, typer.Argument(help="name of a published model")]
@@ -28,6 +31,8 @@ def register(app: typer.Typer) -> None:
     app.command()(certify)
     models_app.callback(invoke_without_command=True)(list_models)
     models_app.command("import")(import_weights)
+    models_app.command("verify")(verify)
+    models_app.command("canary")(canary)
     app.add_typer(models_app, name="models")
     app.command()(infer)
     app.command()(tune)
@@ -128,6 +133,49 @@ def import_weights(
     found = import_model(name, settings_from(config).cache_dir, say)
     rows = {"model": name, "checkpoint": str(found.checkpoint), "samples": str(found.samples)}
     print_json(rows) if json else print_table(name, [rows])
+
+
+def verify(
+    models: Annotated[list[str] | None, typer.Argument(help="that must be servable; default: all there are")] = None,
+    target: Target = "cpu", repository: Repository = None, config: Config = None, json: Json = False,
+) -> None:  # fmt: skip
+    """Certificates and the hash of every file; exit 1 unless each model may be served (before anything starts)."""
+    from serving.bundle import catalogue
+
+    settings = settings_from(config, repository=repository)
+    good, bad = catalogue(settings.repository, target)
+    names = models or sorted({*good, *bad})
+    rows = [{"model": name, **_verdict(good.get(name), bad.get(name))} for name in names]
+    print_json(rows) if json else print_table(f"models in {settings.repository} for {target}", rows)
+    if not names:
+        say(f"error[certificate_refused]: {settings.repository}: no model; run `lockstep convert` first")
+    if not names or any(row["state"] != "servable" for row in rows):
+        raise typer.Exit(1)
+
+
+def _verdict(good: ModelBundle | None, bad: Exception | None) -> dict[str, str]:
+    if good is not None:
+        return {"version": str(good.version), "certificate": good.certificate_id, "state": "servable", "reason": ""}
+    return {"version": "", "certificate": "", "state": "refused", "reason": str(bad or "not in the repository")}
+
+
+def canary(
+    triton: Annotated[str, typer.Option(help="grpc://host:port of a running Triton")],
+    models: Annotated[list[str] | None, typer.Argument(help="default: all certified")] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="for each answer, seconds")] = 4.0,
+    target: Target = "cpu", repository: Repository = None, config: Config = None, json: Json = False,
+) -> None:  # fmt: skip
+    """Send each model's canary to a Triton; exit 1 unless every answer is the right one (a health check that knows)."""
+    from serving.triton.ask import ask_canaries
+
+    settings = settings_from(config, repository=repository)
+    rows = [
+        {"model": name, "right": not wrong, "reason": wrong}
+        for name, wrong in ask_canaries(settings, models or [], triton, target, timeout).items()
+    ]
+    print_json(rows) if json else print_table(f"canaries at {triton}", rows)
+    if any(row["reason"] for row in rows):
+        raise typer.Exit(1)
 
 
 def infer(

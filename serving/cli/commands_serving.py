@@ -51,12 +51,20 @@ def serve(
     raise typer.Exit(run(settings, tuple(models or ())))
 
 
-def doctor(config: Config = None, json: Json = False) -> None:
+def doctor(
+    entry: Annotated[bool, typer.Option("--entry", help="only refuse what can never work, in one line")] = False,
+    config: Config = None, json: Json = False,
+) -> None:  # fmt: skip
     """CPU features, GPU, driver, CUDA, TensorRT, Triton, libraries; which combinations will not work and why."""
-    from serving.doctor import gather, report
+    from serving.doctor import gather, refusals, report
 
-    loaded = load_settings(config)
-    document: dict[str, Any] = report(gather(loaded.settings.triton_home, loaded.settings.cuda_version))
+    settings = load_settings(config).settings
+    found = gather(settings.triton_home, settings.cuda_version, settings.triton_version)
+    if entry:
+        for line in (lines := refusals(found)):
+            say(f"doctor: {line}")
+        raise typer.Exit(1 if lines else 0)
+    document: dict[str, Any] = report(found)
     if json:
         print_json(document)
     else:

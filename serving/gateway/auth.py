@@ -8,12 +8,12 @@ import socket
 from serving.config import ConfigInvalid
 
 
-def check_bind(host: str, allow_unauthenticated: bool) -> None:
+def check_bind(host: str, allow_unauthenticated: bool, setting: str = "host") -> None:
     """Raise ConfigInvalid for an address that others can reach, unless that is allowed by name."""
     if allow_unauthenticated or is_loopback(host):
         return
     raise ConfigInvalid(
-        f"host {host or '(any)'}: others could reach the gateway there, and it has no keys",
+        f"{setting} {host or '(any)'}: others could reach it there, and it has no keys",
         hint="bind 127.0.0.1 behind a proxy that authenticates, or give --allow-unauthenticated",
     )
 

@@ -170,8 +170,8 @@ def _staged(repository: Path) -> tuple[dict[str, ModelBundle], dict[str, Certifi
     return {name: ModelBundle.staging(found[0]) for name, found in newest.items() if found}, {}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Parse, check, serve. Exit 1: it could not start; 2: usage."""
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line of `python -m serving.gateway.main`."""
     parser = argparse.ArgumentParser(prog="serving.gateway.main", description=__doc__)
     parser.add_argument("models", nargs="*", help="models to serve (all certified ones)")
     parser.add_argument("--config", type=Path)
@@ -181,7 +181,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--triton", dest="triton_url", help="grpc://host:port of the inference server")
     parser.add_argument("--target", default="cpu", choices=("cpu", "gpu"))
     parser.add_argument("--allow-unauthenticated", action="store_true", default=None)
-    given = vars(parser.parse_args(arguments))
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, check, serve. Exit 1: it could not start; 2: usage."""
+    given = vars(argument_parser().parse_args(arguments))
     names, config, target = given.pop("models"), given.pop("config"), given.pop("target")
     try:
         settings = load_settings(config, **given).settings

@@ -7,13 +7,12 @@ from contextlib import ExitStack
 from serving.align import CloseRule
 from serving.clock import NS_PER_MS, SystemClock
 from serving.config import Settings
-from serving.machine import machine_watch
 from serving.roles.accountant import LogAccountant
 from serving.roles.index import IndexWriter
 from serving.roles.index_open import open_index
 from serving.roles.main import loop, open_log
 from serving.roles.monitor import RoleMonitor
-from serving.roles.page import role_page
+from serving.roles.page import open_page
 
 
 def run_accountant(settings: Settings, member: str = "") -> LogAccountant:
@@ -29,8 +28,6 @@ def run_accountant(settings: Settings, member: str = "") -> LogAccountant:
             writer = IndexWriter(index, log, names, clock, monitor.metrics).start()
             stack.callback(writer.close)
         role = LogAccountant(log, names, rule, clock, member, monitor, index, writer)
-        stack.enter_context(
-            role_page(monitor, settings.role_metrics_port, log, names, machine_watch(monitor.metrics, settings))
-        )
+        stack.enter_context(open_page(monitor, settings, log, names))
         loop(role, monitor)
     return role

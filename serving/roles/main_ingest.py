@@ -9,7 +9,6 @@ from dataclasses import replace
 from serving.adapters.video import AddressSource, ReaderOptions
 from serving.clock import SystemClock
 from serving.config import Settings, as_environment, child_environment
-from serving.machine import machine_watch
 from serving.ports_index import ResultIndex
 from serving.records import StreamMessage, encode_stream
 from serving.roles.index_open import open_index
@@ -21,7 +20,7 @@ from serving.roles.ingest_supervisor import IngestSupervisor
 from serving.roles.main import open_log, stop_on_signals
 from serving.roles.monitor import RoleMonitor, RoleState
 from serving.roles.names import process_name
-from serving.roles.page import role_page
+from serving.roles.page import open_page
 from serving.roles.sender import Sender
 from serving.roles.state import ingest_state, publish_state
 from serving.roles.transport import frame_codec
@@ -65,9 +64,7 @@ def run_supervisor(settings: Settings, member: str = "") -> Fleet:
     with ExitStack() as stack:
         if (index := open_index(settings)) is not None:
             stack.callback(index.close)
-        stack.enter_context(
-            role_page(monitor, settings.role_metrics_port, log, names, machine_watch(monitor.metrics, settings))
-        )
+        stack.enter_context(open_page(monitor, settings, log, names))
         stop = stack.enter_context(stop_on_signals())
         role = IngestSupervisor(log, names, fleet, clock, monitor, stop.wait, member)
         try:

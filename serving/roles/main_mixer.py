@@ -15,7 +15,6 @@ from serving.bundle import catalogue
 from serving.clock import NS_PER_MS, SystemClock
 from serving.config import Settings
 from serving.frames import AlignedFrame, SourceKind
-from serving.machine import machine_watch
 from serving.preprocess.jpeg import JpegCodec
 from serving.records import TimelineMessage
 from serving.roles.index_open import open_index
@@ -23,7 +22,7 @@ from serving.roles.main import loop, open_log
 from serving.roles.mixer import LogMixer, NewMixRole
 from serving.roles.monitor import RoleMonitor
 from serving.roles.outputs import SourceOutputs
-from serving.roles.page import role_page
+from serving.roles.page import open_page
 from serving.roles.registered import Registered
 from serving.streams.drawing import Drawing
 from serving.streams.lines import ResultLines
@@ -54,9 +53,7 @@ def run_mixer(settings: Settings, options: MixerOptions) -> LogMixer:
         if (index := open_index(settings)) is not None:
             stack.callback(index.close)
         role = LogMixer(log, names, new_role, JpegCodec(), clock, options.member, monitor, index, registered)
-        stack.enter_context(
-            role_page(monitor, settings.role_metrics_port, log, names, machine_watch(monitor.metrics, settings))
-        )
+        stack.enter_context(open_page(monitor, settings, log, names))
         loop(role, monitor)
     return role
 

@@ -12,14 +12,13 @@ from pathlib import Path
 from serving.clock import SystemClock
 from serving.config import Settings
 from serving.errors import EngineFailed, ParameterInvalid
-from serving.machine import machine_watch
 from serving.preprocess.jpeg import JpegCodec
 from serving.records import StreamMessage
 from serving.roles.index_open import open_index
 from serving.roles.jobs import WorkerSettings
 from serving.roles.main import open_log, stop_on_signals
 from serving.roles.monitor import RoleMonitor
-from serving.roles.page import role_page
+from serving.roles.page import open_page
 from serving.roles.regions import SourceRegions
 from serving.roles.registered import Registered
 from serving.roles.sources import words
@@ -67,9 +66,7 @@ def run_worker(settings: Settings, options: WorkerOptions, open_model: OpenModel
             log, names, worker, WorkerSettings(member=options.member, max_batch=most), clock, _hang,
             monitor, Registered(log, names), regions, index, codec,
         )  # fmt: skip
-        stack.enter_context(
-            role_page(monitor, settings.role_metrics_port, log, names, machine_watch(monitor.metrics, settings))
-        )
+        stack.enter_context(open_page(monitor, settings, log, names))
         stack.enter_context(stop_on_signals(role.stop))
         role.run()
         return role

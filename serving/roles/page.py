@@ -1,4 +1,4 @@
-"""`/healthz`, `/readyz` and `/metrics` of a role, on the loopback interface, while it runs.
+"""`/healthz`, `/readyz` and `/metrics` of a role, on the loopback interface unless told otherwise, while it runs.
 
 healthz: the loop turns; it depends on nothing else. readyz: 200, or 503 with the reasons; a broker that does not answer
 is one. Both are JSON; metrics is Prometheus' text format.
@@ -10,11 +10,12 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from serving.config import Settings
 from serving.errors import LockstepError, Unavailable
-from serving.machine import MachineWatch
+from serving.machine import MachineWatch, machine_watch
 from serving.metrics import CONTENT_TYPE
 from serving.ports_log import RecordLog
 from serving.roles.monitor import RoleMonitor
@@ -40,6 +41,12 @@ def answer(monitor: RoleMonitor, path: str, machine: MachineWatch | None = None)
     return 404, JSON_TYPE, json.dumps({"code": "not_found", "paths": ["/healthz", "/readyz", "/metrics"]}).encode()
 
 
+def open_page(monitor: RoleMonitor, settings: Settings, log: RecordLog, names: Names) -> AbstractContextManager[int]:
+    """The page of a running role, where the settings say."""
+    machine = machine_watch(monitor.metrics, settings)
+    return role_page(monitor, settings.role_metrics_port, log, names, machine, settings.role_metrics_host)
+
+
 @contextmanager
 def role_page(
     monitor: RoleMonitor,
@@ -47,8 +54,9 @@ def role_page(
     log: RecordLog | None = None,
     names: Names | None = None,
     machine: MachineWatch | None = None,
+    host: str = "127.0.0.1",
 ) -> Iterator[int]:
-    """Serve on 127.0.0.1 (port 0: any free one, said in one line on stderr); gives the port. Raises Unavailable.
+    """Serve on `host` (port 0: any free one, said in one line on stderr); gives the port. Raises Unavailable.
 
     log, names: look at the broker every two seconds, beside the loop; a topic that is gone is named.
     """
@@ -69,9 +77,11 @@ def role_page(
             """Quiet: stderr is for what the role has to say."""
 
     try:
-        server = ThreadingHTTPServer(("127.0.0.1", port), Page)
+        server = ThreadingHTTPServer((host, port), Page)
     except (OSError, OverflowError) as error:
-        raise Unavailable(f"--metrics-port {port}: {error}", hint="choose another port, or 0 for any") from error
+        raise Unavailable(
+            f"--metrics-port {port} on {host}: {error}", hint="choose another port, or 0 for any"
+        ) from error
     stop = threading.Event()
     threads = [threading.Thread(target=server.serve_forever, args=(0.1,), name="page", daemon=True)]
     if log is not None and names is not None:
@@ -79,7 +89,7 @@ def role_page(
     for thread in threads:
         thread.start()
     address = server.server_address[1]
-    print(f"{monitor.role}: http://127.0.0.1:{address}/ has healthz, readyz, metrics", file=sys.stderr, flush=True)  # noqa: T201
+    print(f"{monitor.role}: http://{host}:{address}/ has healthz, readyz, metrics", file=sys.stderr, flush=True)  # noqa: T201
     try:
         yield int(address)
     finally:

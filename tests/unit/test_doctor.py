@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from serving.doctor import Facts, Gpu, gather, judge, report
+from serving.doctor import Facts, Gpu, gather, judge, refusals, report
 
 GOOD = Facts(
     system="Linux x86_64",
@@ -31,6 +34,8 @@ CASES = [
     ({"gpus": H100, "driver": "590.10"}, "tensorrt", "no Hopper"),
     ({"packages": {"tensorrt": "11.1.0", "onnxruntime": "1.25.2"}}, "onnxruntime", "does not work with TensorRT 11"),
     ({"triton": ""}, "triton", "not unpacked"),
+    ({"container_triton": "25.12"}, "triton image", "older than 26.07"),
+    ({"gpus": L40, "driver": "570.10", "packages": {"tensorrt-rtx-cu13": "1.7.0"}}, "driver", "CUDA 13"),
 ]
 
 
@@ -49,6 +54,23 @@ def test_a_bad_combination_is_named_with_its_reason_and_next_step(
 def test_a_good_machine_is_not_accused() -> None:
     assert report(GOOD)["ok"] is True
     assert report(dataclasses.replace(GOOD, gpus=L40, driver="590.10", container_cuda="13.0"))["ok"] is True
+
+
+def test_the_entry_point_refuses_in_one_line_and_only_what_can_never_work() -> None:
+    old = dataclasses.replace(GOOD, gpus=L40, driver="535.104", container_cuda="13.0", triton="")
+    (line,) = refusals(old)
+    assert line.startswith("driver: CUDA 13.0 needs driver >= 580.65, this one is 535.104; ") and "\n" not in line
+    assert refusals(dataclasses.replace(GOOD, triton="", shared_libpython=False)) == []
+    assert refusals(dataclasses.replace(GOOD, triton="", container_triton="26.07")) == []
+
+
+@pytest.mark.parametrize(("version", "code"), [("26.07", 0), ("26.10", 0), ("24.10", 1)])
+def test_the_command_of_the_entry_point(version: str, code: int) -> None:
+    command = [sys.executable, "-c", "from serving.cli import main; main()", "doctor", "--entry"]
+    environment = {**os.environ, "NVIDIA_TRITON_SERVER_VERSION": version}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert done.returncode == code and done.stdout == ""
+    assert done.stderr.count("\n") == code, done.stderr
 
 
 def test_this_machine_can_be_read() -> None:

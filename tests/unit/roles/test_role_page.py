@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from serving.cli.role_start import checked
+from serving.config import ConfigInvalid, load_settings
 from serving.errors import Unavailable
 from serving.machine import MachineWatch
 from serving.metrics import OTHER
@@ -133,3 +135,12 @@ def test_metrics_tell_memory_cpu_and_disks_of_the_role_and_its_children(tmp_path
 def _values(text: str) -> dict[str, float]:
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines}
+
+
+def test_the_page_binds_where_it_is_told_and_others_need_a_word(clock: HandClock) -> None:
+    monitor = RoleMonitor("worker", clock)
+    with role_page(monitor, 0, host="127.0.0.2") as port:
+        assert urllib.request.urlopen(f"http://127.0.0.2:{port}/healthz", timeout=5).status == 200
+    settings = load_settings(None, {}, kafka="127.0.0.1:1", role_metrics_host="0.0.0.0").settings
+    with pytest.raises(ConfigInvalid, match="role_metrics_host 0.0.0.0.*allow-unauthenticated"):
+        checked(settings)
