@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from serving.errors import MediaTypeUnsupported
 from serving.gateway.catalogue import Catalogue
 from serving.gateway.gallery_desk import GalleryDesk
 from serving.gateway.limits import BODIES_IN_MEMORY, BodyLimits, Gauge, content_length, read_body, request_timeout_s
+from serving.gateway.pace import Pace
 from serving.gateway.readiness import CanaryCheck, Readiness
 from serving.gateway.streams import StreamServices
 from serving.metrics import OTHER, Metrics
@@ -40,6 +42,7 @@ class Context:
     body_limits: BodyLimits = field(init=False)
     in_flight: Gauge = field(init=False)
     bodies: Gauge = field(init=False)
+    _paces: dict[str, Pace] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         s = self.settings
@@ -48,17 +51,25 @@ class Context:
         self.in_flight = Gauge(
             s.max_in_flight,
             "in_flight",
-            self._shed,
+            self.shed,
             lambda used: self.metrics.set("lockstep_inference_in_flight", used),
         )
         self.bodies = Gauge(
             max(BODIES_IN_MEMORY, s.max_body_bytes),
             "body_bytes",
-            self._shed,
+            self.shed,
             lambda used: self.metrics.set("lockstep_http_bodies_held_bytes", used),
         )
 
-    def _shed(self, reason: str) -> None:
+    def pace_of(self, model: str) -> Pace:
+        """How fast this model (a label of the catalogue) answers."""
+        pace = self._paces.get(model)
+        if pace is None:
+            pace = self._paces[model] = Pace(time.monotonic)
+        return pace
+
+    def shed(self, reason: str) -> None:
+        """Count a refusal at the door."""
         self.metrics.inc("lockstep_shed_total", reason=reason)
 
 

@@ -29,8 +29,9 @@ async def call(context: Context, request: ServerRequest, deadline: float) -> Ser
         if (left := remaining(deadline)) <= 0:
             raise DeadlineExceeded("the deadline passed before the inference")
         try:
-            async with asyncio.timeout(left):
-                reply = await context.server.infer(request, left)
+            with context.pace_of(name).take(left, context.shed):
+                async with asyncio.timeout(left):
+                    reply = await context.server.infer(request, left)
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed during the inference") from None
         outcome = "ok"

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("serving", "converters", "models", "evaluation", "loadtest", "tools")
+SHARED_NAMES = ("__init__.py", "conftest.py")
 RUNTIME_OF = {
     "openvino": "serving/engines/openvino.py",
     "onnxruntime": "serving/engines/onnxruntime.py",
@@ -85,6 +87,12 @@ def test_files_and_functions_stay_small() -> None:
                 if size > 60:
                     long.append(f"{name}:{node.lineno} {node.name}: {size} lines (60 at most)")
     assert long == []
+
+
+def test_modules_of_tests_have_names_of_their_own() -> None:
+    """pytest imports them by name alone: two of one name end its collection, each by itself runs."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py") if path.name not in SHARED_NAMES)
+    assert [name for name, count in names.items() if count > 1] == [] and len(names) > 200
 
 
 def test_no_exception_is_swallowed_in_silence() -> None:

@@ -12,7 +12,7 @@ from evaluation.metrics.tracking import read_mot
 from serving.adapters.trackers import library_bytetrack
 from serving.tracking.bytetrack import ByteTrack, TrackSettings
 from serving.types import Detections
-from tests.unit.tracking.scenes import MS, noised
+from tests.unit.tracking.track_scenes import MS, noised
 
 
 @pytest.mark.parametrize("sequence", ["TUD-Campus", "TUD-Stadtmitte"])

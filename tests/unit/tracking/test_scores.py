@@ -14,7 +14,7 @@ from serving.ports import Tracker
 from serving.trackers import TRACKERS
 from serving.tracking.deepsort import DeepSort
 from serving.types import Detections
-from tests.unit.tracking.scenes import MS, found_tracks, noised
+from tests.unit.tracking.track_scenes import MS, found_tracks, noised
 
 # As printed by the Matlab devkit in the README of motmetrics: IDF1, recall, precision, FP, FN, IDs, MOTA, MOTP.
 DEVKIT = {
