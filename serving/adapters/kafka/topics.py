@@ -65,13 +65,23 @@ class KafkaTopics:
         self._wait_until_seen(name, partitions)
 
     def alter(self, name: str, settings: Mapping[str, str]) -> None:
-        """Change these settings and no other."""
+        """Change these settings and no other; they are in effect when this returns."""
         entries = [
             ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in settings.items()
         ]
         resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
         answers = self._admin.incremental_alter_configs([resource], request_timeout=self._timeout_s)
         _result(answers[resource], f"settings of {name}")
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            found = self.describe([name]).get(name)
+            state = found.settings if found is not None else {}
+            if settings.items() <= state.items():
+                return
+            if time.monotonic() > deadline:
+                wrong = {key: state.get(key) for key, value in settings.items() if state.get(key) != value}
+                raise LogUnavailable(f"topic {name}: changed, but after {self._timeout_s:.0f} s it says {wrong}")
+            time.sleep(0.05)
 
     def _wait_until_seen(self, name: str, partitions: int) -> None:
         """The controller has said yes; brokers hear of it a little later."""
