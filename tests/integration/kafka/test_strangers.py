@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
+import warnings
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -34,6 +36,15 @@ SOURCES = ["gate", "hall-1", "hall-2", "roof.north", "x", "a-source-with-a-rathe
 @pytest.fixture
 def options(kafka: EmbeddedKafka) -> KafkaOptions:
     return KafkaOptions(kafka.bootstrap)
+
+
+@pytest.fixture(autouse=True)
+def _sockets_of_kafka_python() -> Iterator[None]:
+    """kafka-python leaves a socket to the garbage collector now and then: collected here, not in a test after these."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture
