@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,15 @@ from serving.testing.sync_clips import KINDS
 from serving.testing.sync_test import DTS_SHARES, MUTANT_KINDS, SyncReport, error_picture, sync_test
 
 QUICK = ("ibbp", "pyramid", "vfr", "wrap_both", "reconnect", "missing", "flv", "every_fifth")
+
+
+@pytest.fixture(scope="module")
+def caught(request: pytest.FixtureRequest) -> Iterator[set[str]]:
+    """Mutants that were caught; the total is printed, in one line, when this file is done."""
+    names: set[str] = set()
+    yield names
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(f"\nmutation gate: {len(names)} of {len(MUTANTS)} known defects caught: {', '.join(sorted(names))}")
 
 
 def test_the_bounds_are_those_of_the_specification_for_every_kind() -> None:
@@ -35,11 +45,12 @@ def test_every_other_kind(kind: str) -> None:
     assert report.ok, report.text()
 
 
-def test_the_dts_mutant_fails_with_the_shares_of_the_specification() -> None:
+def test_the_dts_mutant_fails_with_the_shares_of_the_specification(caught: set[str]) -> None:
     report = sync_test(list(DTS_SHARES), "dts")
     assert set(report.caught) == set(DTS_SHARES)
     for found in report.scores:
         assert abs(found.exact - DTS_SHARES[found.kind]) <= 0.05, found
+    caught.add("dts")
 
 
 def test_a_dts_key_passes_where_there_are_no_b_frames() -> None:
@@ -49,9 +60,10 @@ def test_a_dts_key_passes_where_there_are_no_b_frames() -> None:
 
 
 @pytest.mark.parametrize("mutant", [name for name in MUTANTS if name != "dts"])
-def test_every_mutant_is_caught(mutant: str) -> None:
+def test_every_mutant_is_caught(mutant: str, caught: set[str]) -> None:
     report = sync_test([MUTANT_KINDS[mutant][0]], mutant)
     assert report.caught == (MUTANT_KINDS[mutant][0],), report.text()
+    caught.add(mutant)
 
 
 @pytest.mark.long
