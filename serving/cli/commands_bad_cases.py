@@ -17,8 +17,8 @@ from serving.cli.commands_evaluation import (
     Repository,
     Runtime,
     Server,
-    _check_runtime,
-    _metered,
+    check_runtime,
+    metered,
     spaced,
 )
 from serving.cli.output import print_json, print_table, say, settings_from
@@ -46,12 +46,12 @@ def bad_cases(
     from serving.preprocess.decode import decode
     from serving.preprocess.limits import DecodeLimits
 
-    _check_runtime(runtime, server)
+    check_runtime(runtime, server)
     with opened(settings_from(config, repository=repository), model, runtime, server) as (bundle, ask):
         family = family_named(bundle.spec.task)
         items = spaced(family.read(data, bundle.labels), limit)
         cases, count = find(
-            family, items, bundle.labels, ask, top, scenario, over=lambda rows: _metered(rows, len(items))
+            family, items, bundle.labels, ask, top, scenario, over=lambda rows: metered(rows, len(items))
         )
     about = f"{model} version {bundle.version}, certificate {bundle.certificate_id}, {server or runtime}: "
     about += f"{count} of {len(items)} samples of {data} went wrong; the worst {len(cases)}."

@@ -37,12 +37,12 @@ def evaluate(
     from evaluation.family import family_named
     from serving.cli.scored import opened
 
-    _check_runtime(runtime, server)
+    check_runtime(runtime, server)
     floors = _floors(at_least or [])
     with opened(settings_from(config, repository=repository), model, runtime, server) as (bundle, ask):
         family = family_named(bundle.spec.task)
         items = spaced(family.read(data, bundle.labels), limit)
-        scores = score(family, items, bundle.labels, ask, scenario, over=lambda rows: _metered(rows, len(items)))
+        scores = score(family, items, bundle.labels, ask, scenario, over=lambda rows: metered(rows, len(items)))
     told = {
         "model": model, "model_version": str(bundle.version), "certificate_id": bundle.certificate_id,
         "task": bundle.spec.task, "runtime": server or runtime, "data": str(data), "scores": scores,
@@ -71,12 +71,12 @@ def thresholds(
     from evaluation.thresholds import choose
     from serving.cli.scored import opened
 
-    _check_runtime(runtime, server)
+    check_runtime(runtime, server)
     with opened(settings_from(config, repository=repository), model, runtime, server) as (bundle, ask):
         if bundle.spec.task != "classification":
             raise typer.BadParameter(f"{model}: thresholds are for task classification, got {bundle.spec.task}")
         items = spaced(FAMILY.read(data, bundle.labels), limit)
-        counted = lambda *given: _metered(ask(*given), len(items))  # noqa: E731
+        counted = lambda *given: metered(ask(*given), len(items))  # noqa: E731
         found = choose(items, counted, far, margin, bundle.labels, by_class)
     if json:
         print_json({"model": model, "data": str(data), **found})
@@ -98,13 +98,15 @@ def spaced(items: list[Any], limit: int | None) -> list[Any]:
     return [items[place * len(items) // limit] for place in range(limit)]
 
 
-def _metered(rows: Iterable[Any], total: int) -> Iterator[Any]:
+def metered(rows: Iterable[Any], total: int) -> Iterator[Any]:
+    """The rows, with rate and remaining time on stderr."""
     from converters.meter import Meter
 
     return Meter(say, "evaluate", total).over(rows)
 
 
-def _check_runtime(runtime: str, server: str) -> None:
+def check_runtime(runtime: str, server: str) -> None:
+    """Raise BadParameter for a --runtime that there is not, or that does not go with --server."""
     from serving.cli.scored import RUNTIMES, SERVED
 
     if runtime not in RUNTIMES:

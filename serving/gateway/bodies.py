@@ -78,7 +78,7 @@ def _from_json(body: bytes, spec: ModelSpec) -> Pictures:
         known = _SOUND_NAMES if spec.sound is not None else _JSON_KEYS
         raise BodyInvalid(f"unknown key {unknown[0][:60]!r}; expected {', '.join(known)}")
     if ("image" in value) == ("images" in value):
-        name = "image" if spec.sound is None else "audio"
+        name = spec.encoded_input
         raise BodyInvalid(f"expected exactly one of {name} (base64 text) and {name}s (a list of them)")
     parameters = from_json(value.get("parameters", {}), spec)
     if "image" in value:
@@ -156,7 +156,7 @@ def _from_multipart(body: bytes, boundary: bytes | None, spec: ModelSpec) -> Pic
         else:
             images.append(data)
     if not images:
-        name = "image" if spec.sound is None else "audio"
+        name = spec.encoded_input
         raise BodyInvalid(f"multipart/form-data: expected at least one file in the field {name}")
     return Pictures(images, parameters, batch=len(images) > 1)
 

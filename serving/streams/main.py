@@ -332,12 +332,12 @@ def _by_source(option: str, values: Sequence[str], names: Sequence[str]) -> dict
     for_all, own = dict[str, str](), dict[str, str]()
     for text in values:
         name, equals, value = text.partition("=")
+        mine = bool(equals) and name in names
         if not (value if equals else text):
             raise ParameterInvalid(f"{option}: expected a value, or NAME=VALUE, got {text!r}")
-        given = {name: value} if equals and name in names else dict.fromkeys(names, text)
-        if equals and name not in names and not Path(text).exists():
+        if equals and not mine and not Path(text).exists():
             raise ParameterInvalid(f"{option}: no source named {name}; this run has {', '.join(names)}")
-        into = own if equals and name in names else for_all
+        given, into = ({name: value}, own) if mine else (dict.fromkeys(names, text), for_all)
         if given.keys() & into.keys():
             raise ParameterInvalid(f"{option}: given twice for {', '.join(sorted(given.keys() & into.keys()))}")
         into.update(given)

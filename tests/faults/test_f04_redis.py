@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import suppress
 
 import pytest
 from fault_api import clients
@@ -56,11 +57,9 @@ def _complete(row: Row, index: RedisIndex) -> float:
     wanted = {s: {(r.epoch, r.seq) for r in list(row.results(s)) if r.outcome == "result"} for s in row.sources}
     began = time.monotonic()
     while time.monotonic() - began < 2 * REBUILT_S:
-        try:
+        with suppress(Unavailable):  # it has not come back yet
             if all(keys <= _indexed(index, source).keys() for source, keys in wanted.items()):
                 return time.monotonic() - began
-        except Unavailable:
-            pass  # it has not come back yet
         time.sleep(0.2)
     return float("inf")
 

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from loadtest.servers import free_port
+
 SHIPPED = Path(__file__).resolve().parents[3] / "deploy" / "nginx"
 NGINX = shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])) or "nginx"
 
@@ -40,12 +42,6 @@ def checked(main: Path) -> str:
     """What `nginx -t` says; "" where it takes the files."""
     done = subprocess.run([NGINX, "-t", "-q", "-c", str(main)], capture_output=True, text=True, timeout=30, check=False)
     return done.stderr if done.returncode else ""
-
-
-def free_port() -> int:
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        return int(place.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
+from loadtest_http import Quiet, serving
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -28,7 +27,7 @@ BAD = mix.Payload("b", __file__, "image/jpeg", False, 1.0)
 def answering(status: int, seconds: float = 0.0) -> Iterator[str]:
     """A server that lists one model and answers every post so, after so many seconds."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         protocol_version = "HTTP/1.1"
 
         def _answer(self, code: int, body: bytes) -> None:
@@ -45,18 +44,8 @@ def answering(status: int, seconds: float = 0.0) -> Iterator[str]:
             time.sleep(seconds)
             self._answer(status, b"{}")
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Handler) as base:
+        yield base
 
 
 def a_run(shots: list[list[float]], phases: list[arrivals.Phase], samples: int = 0) -> load.Run:

@@ -6,14 +6,13 @@ import ast
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from loadtest_http import Quiet, serving
 
 from loadtest import servers, stream_probe
 
@@ -32,7 +31,7 @@ def gateway(events: list[dict[str, object]], segments: list[list[tuple[int, int]
     body = "retry: 1000\n\n: idle\n\n" + "".join(f"event: x\ndata: {json.dumps(row)}\n\n" for row in events)
     playlist = "#EXTM3U\n" + "".join(f"#EXTINF:2.0,\n{name}.m4s\n" for name in names)
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_GET(self) -> None:
             last = self.path.split("?")[0].rsplit("/", 1)[-1]
             found = {"events": body, "index.m3u8": playlist, **{k: json.dumps(v) for k, v in tables.items()}}
@@ -40,18 +39,8 @@ def gateway(events: list[dict[str, object]], segments: list[list[tuple[int, int]
             self.end_headers()
             self.wfile.write(found[last].encode())
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Handler) as base:
+        yield base
 
 
 def test_events_and_pictures_are_counted_ordered_and_aged() -> None:
