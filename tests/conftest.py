@@ -44,6 +44,7 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "redis": (lambda: shutil.which("redis-server") is not None, "apt-get install redis-server"),
     "prometheus": (lambda: shutil.which("promtool") is not None, "apt-get install prometheus"),
     "nginx": (lambda: shutil.which("nginx", path=_WITH_SBIN) is not None, "apt-get install nginx-light"),
+    "kubectl": (lambda: shutil.which("kubectl") is not None, "apt-get install kubectl, or a download of one file"),
     "kcat": (lambda: shutil.which("kcat") is not None, "apt-get install kcat"),
     "gpu": (lambda: shutil.which("nvidia-smi") is not None, "a machine with an NVIDIA GPU"),
 }
