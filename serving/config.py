@@ -41,7 +41,9 @@ class Settings(BaseModel):
         default_factory=lambda: installed_triton(Path.cwd()),
         description="the embedded Triton; default: in the working folder, else where `make setup` put it",
     )
-    triton_url: str = Field("", description="grpc://host:port of an existing Triton; empty: start the embedded one")
+    triton_url: str = Field(
+        "", description="grpc://host:port of an existing Triton; several with commas; empty: start the embedded one"
+    )
     triton_metrics_port: int = Field(
         0, ge=0, le=65535, description="loopback port of the embedded Triton's own /metrics; 0: any free one"
     )

@@ -33,7 +33,7 @@ def worker(
     model: Models,
     track: Annotated[str, typer.Option(help="tracker of sources that nobody registered, such as bytetrack")] = "",
     reid: Annotated[str, typer.Option(help="a published embedding model, for sources tracked by deepsort")] = "",
-    triton: Annotated[str, typer.Option(help="grpc://host:port, or embedded: infer through Triton")] = "",
+    triton: Annotated[str, typer.Option(help="grpc://host:port[,...], or embedded: infer through Triton")] = "",
     max_batch: Annotated[int, typer.Option(min=0, max=1024, help="frames to a model at once; 0: its own most")] = 0,
     member: Member = "", metrics_port: MetricsPort = None, repository: Repository = None, kafka: Kafka = None,
     config: Config = None,

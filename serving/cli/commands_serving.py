@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     models: Annotated[list[str] | None, typer.Argument(help="models to serve; default: all certified")] = None,
-    triton: Annotated[str | None, typer.Option(help="grpc://host:port of an existing Triton")] = None,
+    triton: Annotated[str | None, typer.Option(help="grpc://host:port[,...] of existing Tritons")] = None,
     host: Annotated[str | None, typer.Option(help="address to bind (loopback)")] = None,
     port: Annotated[int | None, typer.Option(help="port to bind (8080)")] = None,
     workers: Annotated[int | None, typer.Option(help="gateway processes")] = None,

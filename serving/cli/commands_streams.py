@@ -41,7 +41,7 @@ def run(
     assume_fps: Annotated[str, typer.Option(help="rate of a source without PTS, e.g. 30000/1001")] = "",
     threads: Annotated[int, typer.Option(min=1, help="decoder threads a source")] = 1,
     transport: Annotated[str, typer.Option(help="jpeg: pictures as the log carries them")] = "",
-    triton: Annotated[str, typer.Option(help="grpc://host:port, or embedded: infer through Triton")] = "",
+    triton: Annotated[str, typer.Option(help="grpc://host:port[,...], or embedded: infer through Triton")] = "",
     metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="serve /metrics on loopback")] = None,
     reid: Annotated[str, typer.Option(help="a published embedding model: what boxes look like, for deepsort")] = "",
     events: Annotated[Path | None, typer.Option(help="track events as JSON Lines: appear, leave, zones, lines")] = None,

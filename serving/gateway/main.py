@@ -178,7 +178,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--host")
     parser.add_argument("--port", type=int)
     parser.add_argument("--workers", type=int)
-    parser.add_argument("--triton", dest="triton_url", help="grpc://host:port of the inference server")
+    parser.add_argument("--triton", dest="triton_url", help="grpc://host:port[,grpc://...] of the inference servers")
     parser.add_argument("--target", default="cpu", choices=("cpu", "gpu"))
     parser.add_argument("--allow-unauthenticated", action="store_true", default=None)
     return parser
@@ -203,9 +203,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def make_triton(settings: Settings) -> InferenceServer:
-    """The adapter to the Triton at `triton_url`, made in the worker."""
-    adapter: Any = importlib.import_module("serving.adapters.triton")
-    server: InferenceServer = adapter.TritonServer(settings.triton_url)
+    """The adapter to the Tritons at `triton_url`, made in the worker."""
+    adapter: Any = importlib.import_module("serving.adapters.triton_pool")
+    server: InferenceServer = adapter.open_triton(settings.triton_url)
     return server
 
 

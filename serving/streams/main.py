@@ -13,7 +13,7 @@ from pathlib import Path
 
 import cv2
 
-from serving.adapters.triton import TritonServer
+from serving.adapters.triton_pool import open_triton
 from serving.adapters.video import AddressSource, HlsWriter, Mp4Writer, ReaderOptions
 from serving.adapters.video.address import path_of, scheme_of
 from serving.bundle import ModelBundle
@@ -71,7 +71,7 @@ def in_process(model: ServedModel | PipelineModel) -> OpenedModel:
 def through_triton(bundle: ModelBundle, url: str, timeout_s: float = 10.0) -> OpenedModel:
     """The same model served by Triton at `grpc://host:port`."""
     version = str(bundle.version)
-    infer = RemoteInfer(lambda: TritonServer(url, [bundle.name]), bundle.name, version, bundle.spec.task, timeout_s)
+    infer = RemoteInfer(lambda: open_triton(url, [bundle.name]), bundle.name, version, bundle.spec.task, timeout_s)
     return OpenedModel(bundle, infer, infer.close)
 
 

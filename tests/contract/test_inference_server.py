@@ -21,6 +21,7 @@ from triton_support import (
     standard_models,
 )
 
+from serving.adapters.triton_pool import TritonPool
 from serving.backend import RESULT, open_served_model, samples_of
 from serving.errors import (
     BodyInvalid,
@@ -69,10 +70,11 @@ def _fake_model(version_dir: Path, folder: Path) -> FakeModel:
     return FakeModel(spec.name, compute, inputs, outputs, optional=spec.task != "raw", seconds=slow, **options)
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.needs("triton"))])
+@pytest.fixture(params=["fake", "pool", pytest.param("real", marks=pytest.mark.needs("triton"))])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
-    if request.param == "fake":
-        yield fake(tmp_path)
+    if request.param != "real":
+        one = fake(tmp_path)
+        yield one if request.param == "fake" else lambda: TritonPool([one(), one()])
         return
     from serving.adapters.triton import TritonServer
 

@@ -197,10 +197,20 @@ def ports_of(system: System) -> Iterator[str]:
                 for pod in pods
                 if port["targetPort"] not in system.ports(pod)
             )
-    for host, number in re.findall(r"grpc://([\w.-]+):(\d+)", " ".join(system.config.values())):
-        service = host.split(".")[0] if host.split(".")[0] in services else host.split(".")[-1]
-        if int(number) not in services.get(service, set()):
-            yield f"config map: {host}:{number} is no port of a service"
+    yield from _tritons(system, services.get("triton", set()))
+
+
+def _tritons(system: System, ports: set[int]) -> Iterator[str]:
+    """The addresses in LOCKSTEP_TRITON_URL are those of the StatefulSet's pods, all of them."""
+    replicas = system.workloads["triton"]["spec"]["replicas"]
+    addresses = re.findall(r"grpc://([\w.-]+):(\d+)", system.config["LOCKSTEP_TRITON_URL"])
+    if len(addresses) != replicas:
+        yield f"config map: names {len(addresses)} Tritons, there are {replicas}"
+    for host, port in addresses:
+        if int(port) not in ports:
+            yield f"config map: {host}:{port} is no port of a service"
+        if host not in {f"triton-{number}.triton" for number in range(replicas)}:
+            yield f"config map: there is no pod {host}"
 
 
 PROBES = ("startup", "liveness", "readiness")

@@ -23,7 +23,9 @@ KEDA_KEYS = {"scaleTargetRef", "minReplicaCount", "maxReplicaCount", "pollingInt
 MUTANTS = [
     ("config.yaml", "data:", "data:\n  LOCKSTEP_DRAIN: \"5\"", "LOCKSTEP_DRAIN is no setting"),
     ("config.yaml", "LOCKSTEP_LOG_LEVEL: info", "LOCKSTEP_LOG_LEVEL: loud", "log_level"),
-    ("config.yaml", "grpc://triton:8001", "grpc://triton:8000", "triton:8000 is no port"),
+    ("config.yaml", "triton-1.triton:8001", "triton-1.triton:8000", "triton-1.triton:8000 is no port"),
+    ("config.yaml", ",grpc://triton-1.triton:8001", "", "names 1 Tritons, there are 2"),
+    ("config.yaml", "triton-1.triton:", "triton-2.triton:", "there is no pod triton-2"),
     ("config.yaml", 'LOCKSTEP_ROLE_METRICS_PORT: "9100"', 'LOCKSTEP_ROLE_METRICS_PORT: "9101"', "its port is another"),
     ("config.yaml", "STREAM_MODEL: person", "STREAMED: person", "$(STREAM_MODEL) is set nowhere"),
     ("config.yaml", "STREAM_MODEL: person_ssdlite", "STREAM_MODEL: face_yolo", "the workers' is worker-face_yolo"),
@@ -134,7 +136,7 @@ def test_an_overlay_renders_to_what_holds_together(overlay: str) -> None:
         validate(document)
         assert document["kind"] == "Namespace" or document["metadata"]["namespace"] == "lockstep"
     assert problems_of(found, ROOT) == []
-    pod = next(d for d in found if d["kind"] == "Deployment" and d["metadata"]["name"] == "triton")["spec"]["template"]
+    pod = next(d for d in found if d["kind"] == "StatefulSet" and d["metadata"]["name"] == "triton")["spec"]["template"]
     if overlay == "gpu":
         assert pod["spec"]["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
         assert pod["spec"]["tolerations"][0]["key"] == "nvidia.com/gpu"
