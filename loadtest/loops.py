@@ -33,7 +33,7 @@ def plain_loop(workload: Workload) -> Loop:
             if decoded is None:
                 raise ValueError("the corpus holds a file that OpenCV cannot decode")
             rgb = np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
-            pixels = fit(rgb, workload.preprocess, _cv2_resize)
+            pixels = fit(rgb, workload.preprocess, cv2_resize)
             outputs = session.run(None, {workload.input_name: workload.normalise(pixels)[None]})
             answers.append(decide(workload, [o[0] for o in outputs]))
         return answers
@@ -88,8 +88,15 @@ def fit(rgb: Pixels, preprocess: dict[str, Any], resize: Callable[[Pixels, int, 
     return resized[top : top + height, left : left + width]
 
 
-def _cv2_resize(rgb: Pixels, width: int, height: int, kernel: str) -> Pixels:
-    return np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+def cv2_resize(rgb: Pixels, width: int, height: int, kernel: str) -> Pixels:
+    """OpenCV's bilinear; INTER_AREA where the spec's kernel averages and OpenCV's bilinear would skip source pixels.
+
+    On 12 megapixels bilinear reads 4 pixels of 250: 5 of 16 photos got another class, another job than the served one.
+    """
+    skips = rgb.shape[1] > 2 * width and rgb.shape[0] > 2 * height
+    area = skips and kernel == "pil_bilinear"
+    interpolation = cv2.INTER_AREA if area else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(rgb, (width, height), interpolation=interpolation), np.uint8)
 
 
 def spec_resize(rgb: Pixels, width: int, height: int, kernel: str) -> Pixels:
@@ -97,7 +104,7 @@ def spec_resize(rgb: Pixels, width: int, height: int, kernel: str) -> Pixels:
         return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR))
     if kernel == "tf1_bilinear":
         return _tf1_bilinear(rgb, width, height)
-    return _cv2_resize(rgb, width, height, kernel)
+    return cv2_resize(rgb, width, height, kernel)
 
 
 def _tf1_bilinear(rgb: Pixels, width: int, height: int) -> Pixels:

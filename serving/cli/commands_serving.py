@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ParamSpec
 
 import typer
 
 from serving.cli.output import print_json, print_table, say, settings_from
 from serving.config import load_settings
+from serving.errors import ServingError
 from serving.spec import json_schema
 
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
 Config = Annotated[Path | None, typer.Option("--config", help="settings file (YAML)")]
 Repository = Annotated[Path | None, typer.Option("--repository", help="model repository")]
+P = ParamSpec("P")
 bench_app = typer.Typer(help="benchmarks against the bare loop and peers", add_completion=False, no_args_is_help=True)
 PEDESTRIANS = Path(__file__).parents[2] / "models" / "samples" / "pedestrians.mp4"
 
@@ -24,11 +28,8 @@ def register(app: typer.Typer) -> None:
     app.command()(serve)
     app.command()(doctor)
     app.command("config")(show_config)
-    bench_app.command("rest")(bench_rest)
-    bench_app.command("stream")(bench_stream)
-    bench_app.command("overload")(bench_overload)
-    bench_app.command("kafka")(bench_kafka)
-    bench_app.command("load")(bench_load)
+    for name, (command, code) in BENCHMARKS.items():
+        bench_app.command(name)(_said(command, code))
     app.add_typer(bench_app, name="bench")
 
 
@@ -143,12 +144,8 @@ def bench_load(
     chosen = tuple(models or (() if against else ("mobilenet_v2", "person_ssdlite")))
     folder = settings_from(config, repository=repository).repository.resolve()
     job = load.Job(folder, chosen, against, seconds, rate, bad_share, processes, deadline_ms, stream_address)
-    try:
-        run = load.run(job, output, say)
-        target = load_report.write(run, output, time.strftime("load-%Y%m%d-%H%M%S", time.gmtime()))
-    except (RuntimeError, ValueError, OSError) as error:
-        say(f"error[load_test]: {error}")
-        raise typer.Exit(1) from None
+    run = load.run(job, output, say)
+    target = load_report.write(run, output, time.strftime("load-%Y%m%d-%H%M%S", time.gmtime()))
     print_table("phases", load_report.short(run))
     print_table("what it says", load_report.verdicts(run))
     print(target)
@@ -198,3 +195,25 @@ def bench_kafka(
     print(kafka_report.hop_table(run["figures"]))
     print(kafka_report.summary(run["figures"]))
     print(kafka_report.write(run, output, time.strftime("kafka-%Y%m%d-%H%M", time.gmtime())))
+
+
+BENCHMARKS: dict[str, tuple[Callable[..., None], str]] = {  # with the code of what keeps each from running
+    "rest": (bench_rest, "bench_rest"), "stream": (bench_stream, "bench_stream"), "kafka": (bench_kafka, "bench_kafka"),
+    "overload": (bench_overload, "bench_overload"), "load": (bench_load, "load_test"),
+}  # fmt: skip
+
+
+def _said(command: Callable[P, None], code: str) -> Callable[P, None]:
+    """What keeps a benchmark from running is one line and exit 1."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (ServingError, typer.Exit):
+            raise  # said where every command's are
+        except (RuntimeError, ValueError, OSError) as error:
+            say(f"error[{code}]: {error}")
+            raise typer.Exit(1) from None
+
+    return run

@@ -67,13 +67,16 @@ class Timelines:
                     self._apply(record)
 
     def find(self, source_id: str, epoch: int) -> TimelineMessage | None:
-        """The claim of an epoch. A claim stands on the log before its frames, so one look at the end is enough."""
+        """The claim of an epoch. A claim stands on the log before its frames, so one look at the end is enough.
+
+        Raises LogUnavailable where nobody could look.
+        """
         key = (source_id, epoch)
         if key not in self._known and time.monotonic() - self._asked.get(key, -1e9) > ASK_AGAIN_SECONDS:
-            self._asked[key] = time.monotonic()
+            self.catch_up()  # first: a look that failed is no look
             if len(self._asked) > 1000:
                 self._asked.clear()
-            self.catch_up()
+            self._asked[key] = time.monotonic()
         return self._known.get(key)
 
     def check(self, message: FrameMessage) -> TimelineMessage:

@@ -3,13 +3,14 @@
 Two threads. The polling thread reads, feeds and commits; it never waits for a model, so the group keeps it. The
 inference thread (`Analyst`) asks the models and writes results. After an assignment the records that may have been in
 flight are tried one at a time, each marked first, so that one that ends the process three times is known by whoever
-comes next (docs/guarantees.md, G2).
+comes next (docs/guarantees.md, G2). A process that gets back what it alone had, a broker's absence later, has shown by
+living that none of them ends it, and goes on at once.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,7 +22,7 @@ from serving.ports_index import ResultIndex
 from serving.ports_log import Assignor, Committed, GroupOptions, LogRecord, RecordLog, TopicPartition
 from serving.records import AttemptMark, decode_frame
 from serving.roles.analyst import Analyst
-from serving.roles.jobs import CLEAN, IDS_A_FRAME, POISON_AT, Job, Part, WorkerSettings, rules_of
+from serving.roles.jobs import CLEAN, IDS_A_FRAME, POISON_AT, Job, Part, WorkerSettings, own_metadata, rules_of
 from serving.roles.monitor import RoleMonitor, RoleState
 from serving.roles.names import Names
 from serving.roles.progress import Progress
@@ -57,6 +58,8 @@ class LogWorker:
         self.analyst = Analyst(worker, self._sender, names, settings, clock, self.monitor, self._acknowledged)
         self._changed = self.analyst.changed  # guards parts and all that the analyst holds
         self._parts: dict[TopicPartition, Part] = {}
+        self._own = own_metadata()
+        self._unread: deque[LogRecord] = deque()
         self._stopping = False
         self._started_ns = self._committed_ns = clock.monotonic_ns()
         self._analysed: Counter[str] = Counter()
@@ -80,7 +83,10 @@ class LogWorker:
         inference.start()
         try:
             while not self._stopping and self.analyst.failure is None:
-                self.step()
+                try:
+                    self.step()
+                except LogUnavailable as error:  # it comes back; what was read and what waits is kept
+                    self.monitor.complain("log", str(error))
         finally:
             self.monitor.state(RoleState.DRAINING)
             self.analyst.stop()
@@ -98,8 +104,10 @@ class LogWorker:
         polled = self._consumer.poll(timeout_s)
         self.monitor.polled(polled)
         self.counters["deleted_unread"] += sum(lost.count for lost in polled.lost)
-        for record in polled.records:
-            self._take(record)
+        self._unread.extend(polled.records)
+        while self._unread:  # taken one by one: what the log's absence keeps from being judged is not passed over
+            self._take(self._unread[0])
+            self._unread.popleft()
         for place, part in sorted(self._parts.items(), key=lambda item: item[1].is_suspect):
             self._feed(place, part)  # what has ended a process before comes last: the others are done by then
         now_ns, busy = self._clock.monotonic_ns(), self.analyst.busy_since_ns
@@ -125,9 +133,9 @@ class LogWorker:
         with self._changed:
             for place, committed in positions.items():
                 start = self._consumer.position(place)
-                if committed is None or committed.metadata == CLEAN:
+                if committed is None or committed.metadata in (CLEAN, self._own):
                     self._parts[place] = Part(Progress(start), None, 0)
-                    begun[place] = Committed(start)
+                    begun[place] = Committed(start, self._own)
                 else:
                     mark = AttemptMark.parse(committed.metadata)
                     self._parts[place] = Part(Progress(start), mark, self._settings.in_flight)
@@ -149,6 +157,8 @@ class LogWorker:
         self.monitor.rebalanced("lost", places)
 
     def _forget(self, places: Sequence[TopicPartition]) -> None:
+        gone = set(places)
+        self._unread = deque(record for record in self._unread if record.place not in gone)
         with self._changed:
             parts = [self._parts.pop(place) for place in places if place in self._parts]
             self.analyst.drop(places, [source_id for part in parts for source_id in part.sources])
@@ -260,7 +270,8 @@ class LogWorker:
                 continue  # its mark stands there
             clean = leaving_well and part.trying is None
             if clean or safe[place] > part.progress.committed:
-                due[place] = Committed(safe[place], CLEAN if clean else "")
+                mine = "" if part.careful else self._own  # until all are tried, another's end may be their doing
+                due[place] = Committed(safe[place], CLEAN if clean else mine)
         if self._try_commit(due):
             for place, at in due.items():
                 found[place].progress.committed = at.offset

@@ -10,6 +10,7 @@ from confluent_kafka import TopicPartition as RdPartition
 
 from serving.adapters.kafka.errors import translated
 from serving.adapters.kafka.options import KafkaOptions, joining
+from serving.adapters.kafka.owners import OwnerWatch
 from serving.adapters.kafka.reader import KafkaReader
 from serving.errors import CommitRefused, LockstepError, LogUnavailable
 from serving.ports_log import Assignor, Committed, GroupOptions, Polled, Rebalance, Start, TopicPartition
@@ -31,6 +32,8 @@ class KafkaConsumer(KafkaReader):
         self._group, self._rebalance = group, rebalance
         self._incremental = group.assignor is Assignor.COOPERATIVE_STICKY
         self._polled_at = time.monotonic()
+        self._owed: set[TopicPartition] = set()  # given to us while no broker said from where to read
+        self._watch = OwnerWatch(options, topics, group) if self._incremental and group.member else None
         self._consumer.subscribe(
             list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
@@ -38,9 +41,17 @@ class KafkaConsumer(KafkaReader):
     def poll(self, timeout_s: float, most: int = 500) -> Polled:
         """What there is; partitions come and go here."""
         try:
+            if self._owed:
+                self._begin(self._consumer, sorted(self._owed))
             return super().poll(timeout_s, most)
         finally:
             self._polled_at = time.monotonic()
+
+    def close(self) -> None:
+        """Let go; a member without a name leaves its group."""
+        if self._watch is not None:
+            self._watch.close()
+        super().close()
 
     def commit(self, positions: Mapping[TopicPartition, Committed]) -> None:
         """Write positions and wait. Raises CommitRefused, LogUnavailable."""
@@ -79,20 +90,27 @@ class KafkaConsumer(KafkaReader):
     def _on_assign(self, consumer: Consumer, partitions: list[RdPartition]) -> None:
         places = [TopicPartition(part.topic, part.partition) for part in partitions]
         if not self._incremental:
-            self._forget(list(self._next))
+            self._forget([*self._next, *self._owed])
         self._forget(places)
+        self._begin(consumer, places)
+
+    def _begin(self, consumer: Consumer, places: Sequence[TopicPartition]) -> None:
+        """Read where the group stands. Where no broker says where that is, the next poll asks again."""
+        starts: Mapping[TopicPartition, int] = {}
+        committed: Mapping[TopicPartition, Committed | None] = {}
         try:
             committed = self._patiently(places)
             starts = {place: self._start(place, committed[place]) for place in places}
+        except LogUnavailable:
+            self._owed.update(places)
         except LockstepError as failure:
             self._failure = self._failure or failure
-            starts, committed = {}, {}
-        offsets = [RdPartition(*place, offset) for place, offset in starts.items()]
-        if self._incremental:
-            consumer.incremental_assign(offsets)
-        else:
-            consumer.assign(offsets)
+        self._owed.difference_update(starts)
         self._next.update(starts)
+        if self._incremental:
+            consumer.incremental_assign([RdPartition(*place, offset) for place, offset in starts.items()])
+        else:
+            consumer.assign([RdPartition(*place, offset) for place, offset in self._next.items()])
         if self._rebalance is not None and starts:
             self._told(lambda r: r.assigned(committed))
 
@@ -142,5 +160,6 @@ class KafkaConsumer(KafkaReader):
         for place in places:
             self._next.pop(place, None)
             self._paused.discard(place)
+            self._owed.discard(place)
         gone = set(places)
         self._gathered = [record for record in self._gathered if record.place not in gone]

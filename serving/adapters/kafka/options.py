@@ -42,6 +42,7 @@ def common(options: KafkaOptions) -> Config:
         "reconnect.backoff.max.ms": 1000,
         "topic.metadata.refresh.interval.ms": int(options.topic_patience_s * 1000),
         "socket.keepalive.enable": True,
+        "socket.timeout.ms": 10_000,  # a broker that froze with our request in hand is asked anew, not in a minute
         "log.connection.close": False,
         "log_level": 2,  # what matters comes as an error of a call; a line for every retry would bury it
     }

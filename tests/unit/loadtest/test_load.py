@@ -139,11 +139,11 @@ def test_a_report_of_one_sample_opens_and_is_written_once(tmp_path: Path) -> Non
         load_report.write(run, tmp_path, "load-1")
 
 
-def command(*words: str) -> list[str]:
-    """The lines of an ended `lockstep bench load`, which must have failed without a traceback."""
+def command(*words: str, bench: str = "load") -> list[str]:
+    """The lines of an ended benchmark, which must have failed without a traceback."""
     app = typer.Typer()
     commands_serving.register(app)
-    ended = CliRunner().invoke(app, ["bench", "load", *words])
+    ended = CliRunner().invoke(app, ["bench", bench, *words])
     assert ended.exit_code == 1 and "Traceback" not in ended.output
     return ended.output.strip().splitlines()
 
@@ -152,6 +152,13 @@ def test_a_dead_server_is_one_line(tmp_path: Path) -> None:
     base = f"http://127.0.0.1:{servers.free_port()}"
     (line,) = command("--against", base, "--output", str(tmp_path))
     assert line.startswith(f"error[load_test]: {base}: no Lockstep gateway answers there") and "lockstep serve" in line
+
+
+def test_what_keeps_any_benchmark_from_running_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("OHA", raising=False)
+    (line,) = command("http://127.0.0.1:9/x", str(tmp_path), "--peak", "5", bench="overload")
+    assert line.startswith("error[bench_overload]: oha is not installed")
 
 
 def test_a_model_that_is_not_there_is_one_line(tmp_path: Path) -> None:

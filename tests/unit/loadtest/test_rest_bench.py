@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from loadtest import overload, report
+from loadtest import loops, overload, report
 from loadtest.rest import Case, Sample
 from loadtest.statistics import interval
 
@@ -52,3 +53,12 @@ def test_goodput_counts_200_only() -> None:
     found = overload.read(document, 100)
     assert (found.goodput, found.refused_share, found.p99_ms) == (30.0, 0.7, 200.0)
     assert "| 2x" in overload.table([(1.0, [found]), (2.0, [found])])
+
+
+def test_plain_averages_where_bilinear_would_skip_pixels() -> None:
+    """At 1/16 OpenCV's bilinear sees two columns of sixteen; the served model, by Pillow's rule, sees them all."""
+    stripes = np.zeros((64, 1024, 3), np.uint8)
+    stripes[:, ::16] = 160
+    rule = {"resize": "stretch", "width": 64, "height": 4, "kernel": "pil_bilinear"}
+    plain, served = (loops.fit(stripes, rule, way) for way in (loops.cv2_resize, loops.spec_resize))
+    assert abs(float(plain.mean()) - 10) <= 1 and abs(float(served.mean()) - 10) <= 1

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from serving.align import CloseRule
-from serving.errors import EngineFailed, ServingError
+from serving.clock import NS_PER_S, SystemClock
+from serving.errors import EngineFailed, LogUnavailable, ServingError
 from serving.frames import DropReason, Frame, SourceKind, StreamInfo, TimelineRecord
 from serving.murmur2 import partition_of
 from serving.ports_log import Committed, GroupOptions, TopicPartition
@@ -40,6 +41,7 @@ from serving.tasks.detection import TASK
 from serving.testing.hand_clock import HandClock
 from serving.testing.list_source import Connection, ListSource
 from serving.testing.memory_log import MemoryLog
+from serving.testing.memory_reader import MemoryReader
 from serving.types import Detections, ImageSize, InferRequest, InferResponse
 
 NAMES = Names("t.")
@@ -104,9 +106,8 @@ def deadly(requests: Sequence[InferRequest]) -> list[InferResponse | ServingErro
 
 
 def worked(log: MemoryLog, until: Callable[[LogWorker], bool], infer: Any = answer, **settings: Any) -> LogWorker:
-    """A worker that runs until the condition holds."""
-    from serving.clock import SystemClock
-
+    """A worker that runs until the condition holds; patient, as it works in real time on a machine that may be busy."""
+    settings = {"delay_ns": 60 * NS_PER_S} | settings
     role = Worker([pipeline(infer)], transport=LogTransport(JpegCodec()))
     worker = LogWorker(log, NAMES, role, WorkerSettings(**settings), SystemClock(), lambda: None)
     step = worker.step
@@ -166,8 +167,6 @@ def test_the_position_stays_while_the_results_are_not_acknowledged(log: MemoryLo
     claim(log)
     write_frames(log, range(3))
     role = Worker([pipeline()], transport=LogTransport(JpegCodec()))
-    from serving.clock import SystemClock
-
     worker = LogWorker(log, NAMES, role, WorkerSettings(), SystemClock(), lambda: None)
     worker.step()
     part = worker._parts[PLACE]
@@ -175,6 +174,54 @@ def test_the_position_stays_while_the_results_are_not_acknowledged(log: MemoryLo
     worker._commit([PLACE])
     worker._consumer.close()
     assert committed(log) == Committed(0, CLEAN)
+
+
+def test_f2_who_gets_back_what_it_alone_had_goes_on_at_once_and_anybody_else_is_careful(log: MemoryLog) -> None:
+    claim(log)
+    write_frames(log, range(3))
+    settings = WorkerSettings()
+
+    def another() -> LogWorker:
+        role = Worker([pipeline()], transport=LogTransport(JpegCodec()))
+        return LogWorker(log, NAMES, role, settings, SystemClock(), lambda: None)
+
+    first = another()
+    first.step()
+    log.expire(first._consumer)  # type: ignore[arg-type]
+    first.step()  # the partition is lost
+    first.step()  # and given back
+    assert first._parts[PLACE].careful == 0, "it has lived through all that it had in flight"
+    second = another()
+    log.expire(first._consumer)  # type: ignore[arg-type]
+    second.step()
+    assert second._parts[PLACE].careful == settings.in_flight, "the first may have ended by one of them"
+    first._consumer.close()
+    second._parts[PLACE].progress.done(0)
+    second._commit([PLACE])
+    log.expire(second._consumer)  # type: ignore[arg-type]
+    second.step()
+    second.step()
+    assert second._parts[PLACE].careful == settings.in_flight, "not all that the first left had been tried"
+    second._consumer.close()
+
+
+def test_f2_a_record_whose_claim_cannot_be_looked_up_is_kept_until_it_can(
+    log: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim(log)
+    write_frames(log, range(2))
+    bounds, refusals = MemoryReader.bounds, iter(range(3))
+
+    def away(reader: MemoryReader, place: TopicPartition, timeout_s: float = 1.0) -> tuple[int, int]:
+        if place.topic == NAMES.topic("timelines") and next(refusals, None) is not None:
+            raise LogUnavailable("no broker answers")
+        return bounds(reader, place)
+
+    monkeypatch.setattr(MemoryReader, "bounds", away)
+    worker = worked(log, lambda w: len(records(log, "results", decode_result)) == 2)
+    assert next(refusals, None) is None, "it was away three times"
+    assert worker.counters["refused"] == 0
+    assert committed(log) == Committed(2, CLEAN)
 
 
 def test_f11_a_record_that_ends_the_process_is_poison_at_its_third_attempt(log: MemoryLog) -> None:
@@ -216,8 +263,6 @@ def test_f11_the_neighbour_of_poison_is_not_blamed_for_it() -> None:
 
 def _die(log: MemoryLog, infer: Any) -> None:
     """A worker whose process ends inside a call: what it had acknowledged is committed, nothing else."""
-    from serving.clock import SystemClock
-
     role = Worker([pipeline(infer)], transport=LogTransport(JpegCodec()))
     worker = LogWorker(log, NAMES, role, WorkerSettings(), SystemClock(), lambda: None)
     for _ in range(20):
