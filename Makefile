@@ -3,10 +3,10 @@ PYTHON ?= python3
 PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
 
-.PHONY: help setup system demo up test test-long test-faults lint bench loadtest clean
+.PHONY: help setup system demo up dashboards-check test test-long test-faults lint bench loadtest clean
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-17s %s\n", $$1, $$2}'
 
 setup: ## .venv with the lockstep command, and the embedded Triton
 	@$(PYTHON) tools/setup.py
@@ -19,6 +19,9 @@ demo: setup ## two real models converted, certified and served; a real photo ans
 
 up: setup system ## the whole distributed system on this machine, with two live sample sources, until Ctrl-C
 	@exec .venv/bin/lockstep up
+
+dashboards-check: setup ## every query of dashboards and alerts, asked of a running `make up`
+	@$(PY) -m tools.dashboards_check
 
 lint: setup ## style, types, layers
 	@$(PY) -m ruff check .

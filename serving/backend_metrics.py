@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from serving.metrics import BACKEND_METRICS
+from serving.metrics_list import BACKEND_METRICS
 from serving.stage_costs import STAGES, StageCosts
 
 TOLD_EVERY_S = 1.0

@@ -1,10 +1,17 @@
-"""docs/metrics.md, from the list of metrics (`python -m serving.metrics > docs/metrics.md`)."""
+"""docs/metrics.md, from the list of metrics (`python -m serving.metrics_docs > docs/metrics.md`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from serving.metrics import BACKEND_METRICS, BATCH_BUCKETS, LABEL_VALUES, LATENCY_BUCKETS, METRICS, MetricDefinition
+from serving.metrics_list import (
+    BACKEND_METRICS,
+    BATCH_BUCKETS,
+    LABEL_VALUES,
+    LATENCY_BUCKETS,
+    METRICS,
+    MetricDefinition,
+)
 
 
 def markdown(definitions: Sequence[MetricDefinition] = METRICS) -> str:
@@ -12,7 +19,7 @@ def markdown(definitions: Sequence[MetricDefinition] = METRICS) -> str:
     lines = [
         "# Metrics",
         "",
-        "Written from `serving/metrics.py` (`python -m serving.metrics > docs/metrics.md`); a test compares the two.",
+        "Written from `serving/metrics_list.py` (`python -m serving.metrics_docs > docs/metrics.md`); tested.",
         "Read them at `/metrics`. The values of all workers are added up; gauges say how they are joined.",
         "",
         "| name | type | labels | meaning |",
@@ -33,3 +40,9 @@ def markdown(definitions: Sequence[MetricDefinition] = METRICS) -> str:
 def _row(d: MetricDefinition) -> str:
     kind = f"{d.kind} ({d.merge})" if d.kind == "gauge" else d.kind
     return f"| `{d.name}` | {kind} | {', '.join(d.labels) or '-'} | {d.help} |"
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(markdown())

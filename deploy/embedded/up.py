@@ -1,6 +1,7 @@
 """The whole distributed system on one machine, without containers: what `lockstep up` starts, watches and stops.
 
     Kafka, Redis, Triton (embedded)   gateway   ingest -> worker x 2 -> mixer, accountant   two sample sources
+    Prometheus over all of them, where this machine has one
 
 Brokers, Triton and roles are processes of their own on loopback; each ends with this one, whatever ends it. A role that
 dies is started again under the name it had in its group, so its partitions wait for it.
@@ -9,6 +10,7 @@ dies is started again under the name it had in its group, so its partitions wait
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import socket
@@ -25,6 +27,7 @@ import httpx2 as httpx
 import yaml
 
 from deploy.embedded.kafka import BrokerSettings, EmbeddedKafka
+from deploy.embedded.prometheus import PACKAGE, EmbeddedPrometheus, PrometheusSettings
 from deploy.embedded.redis import EmbeddedRedis, RedisSettings
 from deploy.embedded.samples import SAMPLES, Sample, make_clips
 from deploy.embedded.service import Service
@@ -40,6 +43,7 @@ TRITON_SECONDS, READY_SECONDS = 180.0, 180.0
 STOP_SECONDS = 9.0  # all of it, from the signal on
 WATCH_SECONDS = 0.2
 LOOPBACK = "127.0.0.1"
+DOCUMENT = "up.json"  # what runs, in the data folder while it does
 Say = Callable[[str], None]
 
 
@@ -51,6 +55,7 @@ class UpOptions:
     kafka_port: int = 0
     samples: bool = True
     workers: int = 2
+    prometheus_port: int = 0
 
 
 class System:
@@ -61,6 +66,7 @@ class System:
         self.data = options.data.resolve()
         self.kafka = EmbeddedKafka(BrokerSettings(self.data / "kafka", port=options.kafka_port))
         self.redis = EmbeddedRedis(RedisSettings(self.data / "redis"))
+        self.prometheus = EmbeddedPrometheus(PrometheusSettings(self.data / "prometheus", port=options.prometheus_port))
         self.triton: EmbeddedTriton | None = None
         self.services: list[Service] = []
         self.settings = _own(settings)
@@ -104,6 +110,9 @@ class System:
             service.start()
         self._say("gateway, ingest, workers, mixer, accountant ...")
         self._wait_until_ready()
+        self.prometheus.write(self._pages())
+        self._start_prometheus()
+        (self.data / DOCUMENT).write_text(json.dumps(self.document()))
 
     def watch(self) -> None:
         """Start again what died."""
@@ -113,11 +122,15 @@ class System:
         if self.redis.pid is None:
             self._say("Redis ended; started again: the accountant writes the index anew")
             self.redis.start()
+        if self.prometheus.started and self.prometheus.pid is None:
+            self._say("Prometheus ended; started again with its data")
+            self._start_prometheus()
         for service in self.services:
             service.watch(self._told)
 
     def stop(self) -> None:
         """Nothing that was started lives after this: sources first, then roles, then what they stand on."""
+        (self.data / DOCUMENT).unlink(missing_ok=True)
         began = time.monotonic()
         first = [s for s in self.services if s.name == "ingest"]  # before its cameras: a silent one holds up its reader
         rest = [s for s in self.services if s not in first]
@@ -128,7 +141,11 @@ class System:
                 if not service.end(until):
                     self._say(f"{service.name} did not end in time and was killed")
         left = max(1.0, began + STOP_SECONDS - time.monotonic())
-        stops: list[Callable[[], None]] = [lambda: self.kafka.stop(left), lambda: self.redis.stop(left)]
+        stops: list[Callable[[], None]] = [
+            lambda: self.kafka.stop(left),
+            lambda: self.redis.stop(left),
+            self.prometheus.stop,
+        ]
         stops += [self.triton.stop] if self.triton is not None else []
         threads = [threading.Thread(target=stop) for stop in stops]
         for thread in threads:
@@ -145,6 +162,9 @@ class System:
         ]
         if self.triton is not None:
             rows.append({"what": "triton", "pid": self.triton.pid, "where": self.triton.grpc_url, "log": ""})
+        found = self.prometheus
+        where = found.url if found.pid else f"not running: apt-get install {PACKAGE}"
+        rows.append({"what": "prometheus", "pid": found.pid, "where": where, "log": str(found.output)})
         rows += [{"what": s.name, "pid": s.pid, "where": s.where, "log": str(s.log)} for s in self.services]
         base = f"{self.gateway}/v1/streams"
         streams = [
@@ -152,8 +172,9 @@ class System:
             for sample in (SAMPLES if self._options.samples else ())
         ]
         return {
-            "gateway": self.gateway, "config": str(self.config_file), "data": str(self.data), "logs": str(logs),
-            "mixed": str(self.settings.mixed_dir), "services": rows, "streams": streams,
+            "gateway": self.gateway, "prometheus": found.url if found.pid else "", "config": str(self.config_file),
+            "data": str(self.data), "logs": str(logs), "mixed": str(self.settings.mixed_dir), "services": rows,
+            "streams": streams,
         }  # fmt: skip
 
     # -- inside -----------------------------------------------------------------------------------------------------
@@ -161,6 +182,24 @@ class System:
     def _started_redis(self) -> str:
         self.redis.start()
         return self.redis.shown
+
+    def _start_prometheus(self) -> None:
+        """The system is whole without it, so what keeps it from starting is said and no more."""
+        try:
+            if not self.prometheus.start():
+                self._say(f"no Prometheus here: nothing is scraped; apt-get install {PACKAGE}, then start again")
+        except Unavailable as error:
+            self._say(f"{error}: nothing is scraped")
+
+    def _pages(self) -> dict[str, list[str]]:
+        """The metrics pages of all that runs, by the jobs of docs/monitoring.md."""
+        pages: dict[str, list[str]] = {"gateway": [f"{self.gateway}/metrics"]}
+        if self.triton is not None:
+            pages["triton"] = [self.triton.metrics_url]
+        for service in self.services:
+            if service.where.endswith("/metrics"):
+                pages.setdefault(service.name.partition("-")[0], []).append(service.where)
+        return pages
 
     def _write_config(self) -> None:
         """Readable by its owner only: the password of Redis is in it."""

@@ -53,6 +53,7 @@ def document(board: Board) -> str:
             .query(query)
             .datasource(DATASOURCE)
             .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
+            .current(models.VariableOption(selected=True, text="All", value="$__all"))
         )
         made = made.with_variable(variable.multi(True).include_all(True).all_value(".*"))
     for panel in board.panels:

@@ -34,11 +34,12 @@ def up(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="port of the gateway; 0: any free one")] = None,
     kafka_port: Annotated[int, typer.Option(min=0, max=65535, help="port of the broker; 0: any free one")] = 0,
     workers: Annotated[int, typer.Option(min=1, max=12, help="worker processes")] = 2,
+    prometheus_port: Annotated[int, typer.Option(min=0, max=65535, help="port of Prometheus; 0: any free one")] = 0,
     samples: Annotated[bool, typer.Option(help="send and register the two sample sources")] = True,
     repository: Annotated[Path | None, typer.Option("--repository", help="model repository")] = None,
     config: Config = None, json: Json = False,
 ) -> None:  # fmt: skip
-    """Kafka, Redis, Triton, gateway, ingest, workers, mixer, accountant and two sample sources, until Ctrl-C."""
+    """Kafka, Redis, Triton, gateway, every role, Prometheus and two sample sources, until Ctrl-C."""
     from deploy.embedded.up import WATCH_SECONDS, System, UpOptions, only_one
     from serving.launcher import require_free_port
 
@@ -46,8 +47,9 @@ def up(
     check_programs()
     require_free_port("127.0.0.1", settings.port)
     require_free_port("127.0.0.1", kafka_port)
+    require_free_port("127.0.0.1", prometheus_port)
     with only_one(data), ended_by_signals() as over:
-        system = System(settings, UpOptions(data, kafka_port, samples, workers), say)
+        system = System(settings, UpOptions(data, kafka_port, samples, workers, prometheus_port), say)
         publish_missing(system.settings, system.models)
         try:
             system.start()
@@ -126,6 +128,7 @@ def _show(document: dict[str, Any], json: bool) -> None:
         {"what": "is it well", "how": f"curl {document['gateway']}/v1/streams"},
         {"what": "mixed video", "how": f"ffplay {document['streams'][0]['hls']}" if document["streams"] else ""},
         {"what": "every frame accounted for", "how": f"lockstep ledger --all --config {document['config']}"},
+        {"what": "metrics and alerts", "how": f"{document['prometheus']}/alerts" if document["prometheus"] else ""},
         {"what": "logs", "how": document["logs"]},
         {"what": "end all of it", "how": "Ctrl-C"},
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,10 @@ from serving.gateway.edge import Edge
 from serving.gateway.gallery_desk import GalleryDesk
 from serving.gateway.readiness import CanaryCheck
 from serving.gateway.routing import DirectRoute
+from serving.gateway.series import prepare
 from serving.gateway.streams import StreamServices
 from serving.machine import machine_watch
-from serving.metrics import OTHER, Metrics
+from serving.metrics import Metrics
 from serving.ports import InferenceServer
 
 MACHINE_EVERY_S = 5.0
@@ -66,18 +67,10 @@ def create_app(
     if routes_galleries.served_galleries(catalogue):
         context.galleries = GalleryDesk(settings.galleries)
         routes_galleries.register(app)
-    _prepare(context.metrics, [route.path for route in app.router.routes if isinstance(route, DirectRoute)], catalogue)
+    prepare(context.metrics, [route for route in app.router.routes if isinstance(route, DirectRoute)], catalogue)
     app.add_exception_handler(HTTPException, _to_the_edge)
     app.add_middleware(Edge, context=context)
     return app
-
-
-def _prepare(metrics: Metrics, templates: Sequence[str], catalogue: Catalogue) -> None:
-    for template in {*templates, OTHER}:
-        metrics.prepare("lockstep_http_request_seconds", route=template)
-    for bundle in catalogue:
-        metrics.prepare("lockstep_inference_server_seconds", model=bundle.name)
-        metrics.prepare("lockstep_inference_requests_total", model=bundle.name, outcome="ok")
 
 
 @asynccontextmanager

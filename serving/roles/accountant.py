@@ -190,6 +190,7 @@ class LogAccountant:
         known = ledger.next_seq if ledger else None
         self._write(record.partition, accountant.frame(frame, now_ns))
         ledger = accountant.ledger(frame.source_id, frame.epoch)
+        self._counted.begin(frame.source_id, frame.pipelines)
         if ledger is not None:
             places = ledger.next_seq - (ledger.closed_below if known is None else known)
             self.monitor.metrics.inc("lockstep_stream_accepted_total", places, source=frame.source_id)

@@ -14,7 +14,7 @@ from serving.records import StreamMessage, encode_stream
 from serving.roles.index_open import open_index
 from serving.roles.ingest import IngestSettings, LogIngest
 from serving.roles.ingest_child import Teller
-from serving.roles.ingest_fleet import Fleet, FleetRules, SourceState
+from serving.roles.ingest_fleet import End, Fleet, FleetRules, SourceState
 from serving.roles.ingest_process import IngestProcess
 from serving.roles.ingest_supervisor import IngestSupervisor
 from serving.roles.main import open_log, stop_on_signals
@@ -25,6 +25,7 @@ from serving.roles.sender import Sender
 from serving.roles.state import ingest_state, publish_state
 from serving.roles.transport import frame_codec
 from serving.streams.ingest import ReconnectRules
+from serving.streams.observe import StreamMetrics
 
 
 def run_ingest(settings: Settings, stream: StreamMessage) -> LogIngest:
@@ -61,6 +62,7 @@ def run_supervisor(settings: Settings, member: str = "") -> Fleet:
         lambda stream: IngestProcess(stream, environment, clock), FleetRules(most=settings.ingest_max_sources), clock
     )
     monitor = RoleMonitor("ingest", clock, settings.kafka_prefix)
+    counted = StreamMetrics(monitor.metrics)
     with ExitStack() as stack:
         if (index := open_index(settings)) is not None:
             stack.callback(index.close)
@@ -71,14 +73,14 @@ def run_supervisor(settings: Settings, member: str = "") -> Fleet:
             while not stop.is_set():
                 role.step()
                 if monitor.turned():
-                    report(monitor, fleet, index)
+                    report(monitor, fleet, counted, index)
         finally:
             monitor.state(RoleState.DRAINING)
             role.close()
     return fleet
 
 
-def report(monitor: RoleMonitor, fleet: Fleet, index: ResultIndex | None = None) -> None:
+def report(monitor: RoleMonitor, fleet: Fleet, counted: StreamMetrics, index: ResultIndex | None = None) -> None:
     """What the children are doing, as metrics and as states."""
     views = fleet.views()
     for state in SourceState:
@@ -89,10 +91,13 @@ def report(monitor: RoleMonitor, fleet: Fleet, index: ResultIndex | None = None)
         monitor.metrics.set("lockstep_ingest_source_up", view.state is SourceState.RUNNING, source=view.source_id)
         if "frames" in status:
             monitor.metrics.set("lockstep_ingest_source_frames", status["frames"], source=view.source_id)
+            epoch, connections, errors = status.get("epoch", 0), status.get("connections", 0), status.get("errors", {})
+            counted.read(view.source_id, epoch, connections, errors, view.pid)
         if status.get("picture_age_ms") is not None:
             age_s = status["picture_age_ms"] / 1000
             monitor.metrics.set("lockstep_ingest_picture_age_seconds", age_s, source=view.source_id)
         running = view.state is SourceState.RUNNING
         publish_state(index, "ingest", view.source_id, ingest_state(status if running else {}, view.error))
-    for how, count in fleet.take_ends().items():
-        monitor.metrics.inc("lockstep_ingest_child_ends_total", count, how=how)
+    ends = fleet.take_ends()
+    for how in (*(end.value for end in End), "stalled"):
+        monitor.metrics.inc("lockstep_ingest_child_ends_total", ends.get(how, 0), how=how)

@@ -27,6 +27,7 @@ from serving.roles.registered import Registered
 from serving.streams.drawing import Drawing
 from serving.streams.lines import ResultLines
 from serving.streams.mix_role import MixRole
+from serving.streams.observe import MixedMetrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ def _new_mix_role(
             outputs.writers,
             [_Told(told)],
             average_rate=Fraction(info.average_rate) if info.average_rate else None,
+            observer=MixedMetrics(monitor.metrics),
         )
 
     return make

@@ -8,12 +8,28 @@ from collections.abc import Sized
 from enum import Enum
 
 from serving.clock import NS_PER_S, Clock
+from serving.frames import DeadReason
 from serving.metrics import OTHER, Metrics
 from serving.ports_log import LogReader, Polled
 
 SOURCES_MOST = 200  # series with a source's name; what comes after them is counted as `other`
 REPORT_NS = NS_PER_S
 COMPLAINTS_MOST = 1000
+_TOPIC_COUNTERS = tuple(f"lockstep_role_{what}_total" for what in ("records", "refused", "deleted_unread"))
+_DEAD = ("lockstep_role_dead_letters_total", "reason", tuple(reason.value for reason in DeadReason))
+_CHANGES = ("lockstep_role_rebalances_total", "change", ("assigned", "revoked", "lost"))
+
+
+def _reads(*topics: str) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    return tuple((name, "topic", topics) for name in _TOPIC_COUNTERS)
+
+
+BEFORE_ANYTHING = {  # by role: counters that stand at 0 from the start, with their label and its values
+    "ingest": _reads("streams"),
+    "worker": (*_reads("frames"), _DEAD, _CHANGES),
+    "mixer": _reads("frames", "results"),
+    "accountant": (*_reads("frames", "results"), _DEAD),
+}
 STUCK_NS = 120 * NS_PER_S
 
 
@@ -45,6 +61,10 @@ class RoleMetrics(Metrics):
         """Set a gauge."""
         super().set(name, value, **self._capped(labels))
 
+    def prepare(self, name: str, **labels: str) -> None:
+        """Make a series at 0."""
+        super().prepare(name, **self._capped(labels))
+
     def _capped(self, labels: dict[str, str]) -> dict[str, str]:
         source = labels.get("source")
         if source is None or source in self._sources:
@@ -68,6 +88,9 @@ class RoleMonitor:
         self._turned_ns = self._reported_ns = clock.monotonic_ns()
         self.metrics.set("lockstep_role_ready", 0)
         self.metrics.set("lockstep_role_partitions", 0)
+        for name, label, values in BEFORE_ANYTHING.get(role, ()):
+            for value in values:
+                self.metrics.prepare(name, **{label: value})
 
     # -- told by the loop ---------------------------------------------------------------------------------------------
 

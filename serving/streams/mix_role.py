@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import Protocol
 
 from serving.align import Accountant, Mixer, OutcomeRecord
+from serving.align.mixer import MixerCounters
 from serving.frames import AlignedFrame, Frame, FrameRecord, Origin, Posting
 from serving.media import OutputStream, OutputSummary, VideoWriter, nearest_tick
 from serving.streams.drawing import Draw
@@ -37,6 +38,7 @@ class Observer(Protocol):
     def outcomes(self, records: Sequence[OutcomeRecord]) -> None: ...
     def shown(self, shown: AlignedFrame) -> None: ...
     def held(self, source_id: str, pictures: int) -> None: ...
+    def joined(self, source: str, counters: MixerCounters) -> None: ...
 
 
 @dataclass(slots=True)
@@ -92,12 +94,14 @@ class MixRole:
         self._outcomes(self.accountant.tick(now_ns))
         if self.observer is not None:
             self.observer.held(self.mixer.source_id, self.mixer.held)
+            self.observer.joined(self.mixer.source_id, self.mixer.counters)
 
     def finish(self) -> list[OutputSummary]:
         """The input ended, every stage has answered, `mixer.held` is 0: close all keys and outputs."""
         self._outcomes(self.accountant.finish(self.mixer.source_id))
         if self.observer is not None:
             self.observer.held(self.mixer.source_id, 0)
+            self.observer.joined(self.mixer.source_id, self.mixer.counters)
         outputs: list[OutputSummary] = []
         for writer in self._writers or ():
             self.guard(lambda close: outputs.append(close()), writer.close)

@@ -16,6 +16,7 @@ import pytest
 from up_support import Up, numbers
 
 from deploy.embedded.samples import CODED_FPS, CODED_FRAMES
+from tools import dashboards_check
 
 pytestmark = [pytest.mark.needs("kafka"), pytest.mark.needs("redis"), pytest.mark.needs("triton")]
 
@@ -27,9 +28,20 @@ def up(tmp_path: Path) -> Iterator[Up]:
     made.kill()
 
 
-def test_up_shows_both_sources_balances_and_leaves_nothing(up: Up) -> None:
+def test_up_shows_both_sources_balances_and_leaves_nothing(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
     names = {row["what"] for row in up.document["services"]}
-    assert names >= {"kafka", "redis", "triton", "gateway", "ingest", "worker-1", "worker-2", "mixer", "accountant"}
+    assert names >= {
+        "kafka",
+        "redis",
+        "triton",
+        "gateway",
+        "ingest",
+        "worker-1",
+        "worker-2",
+        "mixer",
+        "accountant",
+        "prometheus",
+    }
     coded = f"{up.url}/v1/streams/coded/hls/index.m3u8"
     up.until(lambda: all(row["state"] and row["state"]["fps_analysed"] for row in up.get("/v1/streams")["streams"]))
     up.until(lambda: (up.folder / "mixed" / "coded" / "segment-00003.m4s").exists())
@@ -48,6 +60,8 @@ def test_up_shows_both_sources_balances_and_leaves_nothing(up: Up) -> None:
         assert state["alignment"]["aligned"] is True and state["alignment"]["shown"] > 0
         assert state["balance"]["accepted"] > 0
     assert up.get("/v1/streams/pedestrians/results?limit=5")["results"]
+    if up.document["prometheus"]:  # what an operator looks at, asked of the live system
+        assert dashboards_check.main(["--data", up.document["data"]]) == 0, capsys.readouterr().out
 
     _, text = up.lockstep("sync-test", "--against", up.url, "--seconds", "3", "--delay-ms", "2000", "--json")
     sources = json.JSONDecoder().raw_decode(text, text.index("{"))[0]["sources"]  # progress stands behind it

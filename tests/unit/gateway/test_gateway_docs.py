@@ -10,8 +10,9 @@ import pytest
 
 from serving.errors import ImageInvalid, ServingError, SpecInvalid, subclasses_by_code
 from serving.gateway import errors
-from serving.metrics import LABEL_VALUES, METRICS, MetricDefinition, Metrics
+from serving.metrics import METRICS, MetricDefinition, Metrics
 from serving.metrics_docs import markdown
+from serving.metrics_list import LABEL_VALUES
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 

@@ -22,6 +22,7 @@ from serving.roles.names import Names
 from serving.roles.registry import open_registry, stream_document
 from serving.roles.sender import Sender
 from serving.roles.timelines import LogClaims, Timelines
+from serving.streams.observe import StreamMetrics
 from serving.testing.hand_clock import HandClock
 from serving.testing.memory_log import MemoryLog
 
@@ -38,7 +39,7 @@ class FakeChild:
         self.stream, self._clock, self.pid = stream, clock, pid
         self.beats, self.asked, self.killed, self.stuck = 0, list[bool](), False, False
         self.heard = clock.monotonic_ns()
-        self.said: Mapping[str, Any] = {"frames": 7, "picture_age_ms": 40}
+        self.said: Mapping[str, Any] = {"frames": 7, "picture_age_ms": 40, "epoch": 1, "connections": 2, "errors": {}}
         self.how: ChildEnd | None = None
 
     def status(self) -> Mapping[str, Any]:
@@ -349,17 +350,30 @@ def test_metrics_of_the_fleet(log: MemoryLog, member: Member) -> None:
     member.steps(6)
     member.world.children[0].how = ChildEnd(End.CRASHED)
     member.world.after(0)
-    report(member.monitor, member.world.fleet)
+    counted = StreamMetrics(member.monitor.metrics)
+    report(member.monitor, member.world.fleet, counted)
     page = member.monitor.metrics.exposition().decode()
     assert (
         'lockstep_ingest_sources{state="backoff"} 1.0' in page and 'lockstep_ingest_sources{state="running"} 0' in page
     )
     assert 'lockstep_ingest_child_ends_total{how="crashed"} 1.0' in page
+    assert 'lockstep_ingest_child_ends_total{how="failed"} 0.0' in page, "what has not happened yet is there, at 0"
     member.world.after(2)
-    report(member.monitor, member.world.fleet)
+    report(member.monitor, member.world.fleet, counted)
     page = member.monitor.metrics.exposition().decode()
     assert 'lockstep_ingest_source_up{source="gate"} 1.0' in page
     assert 'lockstep_ingest_picture_age_seconds{source="gate"} 0.04' in page
+    assert 'lockstep_stream_connections_total{source="gate"} 2.0' in page
+    member.world.children[-1].said = {**member.world.children[-1].said, "connections": 3}
+    report(member.monitor, member.world.fleet, counted)
+    assert 'lockstep_stream_connections_total{source="gate"} 3.0' in member.monitor.metrics.exposition().decode()
+    member.world.children[-1].how = ChildEnd(End.CRASHED)
+    member.world.after(0)
+    member.world.after(4)
+    report(member.monitor, member.world.fleet, counted)
+    page = member.monitor.metrics.exposition().decode()
+    assert 'lockstep_stream_connections_total{source="gate"} 5.0' in page, "a new process counts from 0"
+    assert 'lockstep_stream_epochs_total{source="gate"} 1.0' in page, "an epoch is told once"
 
 
 # -- registry ---------------------------------------------------------------------------------------------------------

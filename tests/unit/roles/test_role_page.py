@@ -17,6 +17,7 @@ import pytest
 from serving.cli.role_start import checked
 from serving.config import ConfigInvalid, load_settings
 from serving.errors import Unavailable
+from serving.frames import DeadReason
 from serving.machine import MachineWatch
 from serving.metrics import OTHER
 from serving.ports_log import Lost, Polled, TopicPartition
@@ -91,6 +92,17 @@ def test_metrics_are_bounded_and_short(port: int, monitor: RoleMonitor) -> None:
     assert 'lockstep_role_deleted_unread_total{topic="frames"} 5.0' in text
     assert 'lockstep_role_rebalances_total{change="assigned"} 2.0' in text
     assert text.count("lockstep_worker_queue_frames{") == SOURCES_MOST + 1 and f'source="{OTHER}"' in text
+
+
+def test_what_has_not_happened_stands_at_0_and_what_is_not_known_is_not_told(clock: HandClock) -> None:
+    page = {role: _values(RoleMonitor(role, clock).metrics.exposition().decode()) for role in ("worker", "accountant")}
+    for reason in DeadReason:
+        assert page["worker"][f'lockstep_role_dead_letters_total{{reason="{reason.value}"}}'] == 0
+    assert page["accountant"]['lockstep_role_refused_total{topic="results"}'] == 0
+    assert 'lockstep_role_refused_total{topic="results"}' not in page["worker"], "it does not read them"
+    for values in page.values():
+        assert values["lockstep_role_commits_refused_total"] == values["lockstep_role_ready"] == 0
+        assert "lockstep_index_up" not in values, "who does not write the index does not say that it is down"
 
 
 def test_a_topic_that_is_gone_is_a_reason(clock: HandClock, monkeypatch: pytest.MonkeyPatch) -> None:

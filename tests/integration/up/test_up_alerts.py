@@ -1,0 +1,199 @@
+"""Faults in a live system are seen on the dashboards' own queries, and raise the right alert and no other.
+
+A Prometheus of the test's own reads the pages of a running `lockstep up` every second, by the committed rules with
+every `for` and every window shortened by one factor; thresholds and expressions are the committed ones.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2 as httpx
+import psutil
+import pytest
+from up_support import Up
+
+from deploy.embedded.prometheus import SOURCE, EmbeddedPrometheus, PrometheusSettings
+from deploy.grafana.queries import panel_queries
+
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.timeout(900),
+    *(pytest.mark.needs(what) for what in ("kafka", "redis", "triton", "prometheus")),
+]
+SHORTER = 2  # by this factor
+AFTERWARDS_S = 20.0  # how long nothing else may be raised after the right alert was
+CALM_S = 240.0
+_DURATION = re.compile(r"(?<=\[)(\d+)([smh])(?=\])|(?<=for: )(\d+)([smh])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def shortened(text: str) -> str:
+    """Rules with every window and every `for` divided by SHORTER."""
+
+    def shorter(match: re.Match[str]) -> str:
+        count, unit = (match[1], match[2]) if match[1] else (match[3], match[4])
+        return f"{max(1, int(count) * _SECONDS[unit] // SHORTER)}s"
+
+    return _DURATION.sub(shorter, text)
+
+
+def test_only_times_are_shortened() -> None:
+    text = 'sum(rate(x{a="[5m]"}[5m])) > 0.05 and y > 10\n        for: 2m\n'
+    assert "[150s])) > 0.05 and y > 10" in shortened(text) and "for: 60s" in shortened(text)
+
+
+class Watch:
+    """The test's own Prometheus."""
+
+    def __init__(self, up: Up, folder: Path) -> None:
+        self.up = up
+        (folder / "rules").mkdir(parents=True)
+        for path in (SOURCE / "rules").glob("*.yml"):
+            (folder / "rules" / path.name).write_text(shortened(path.read_text("utf-8")))
+        self._server = EmbeddedPrometheus(PrometheusSettings(folder / "prometheus", folder / "rules"))
+        self._server.write({})
+        targets = folder / "prometheus" / "targets" / "lockstep.json"
+        shutil.copyfile(up.folder / "data" / "prometheus" / "targets" / "lockstep.json", targets)
+        config = folder / "prometheus" / "prometheus.yml"
+        config.write_text(config.read_text("utf-8").replace("_interval: 5s", "_interval: 1s"))
+        assert self._server.start()
+        self._client = httpx.Client(base_url=self._server.url, timeout=20)
+
+    def close(self) -> None:
+        self._client.close()
+        self._server.stop()
+
+    def panel(self, name: str) -> dict[str, float]:
+        """The values of the first query of a panel, by source (or "")."""
+        query = next(query.text for query in panel_queries() if query.name == name)
+        found = self._client.get("/api/v1/query", params={"query": query}).json()["data"]["result"]
+        return {row["metric"].get("source", ""): float(row["value"][1]) for row in found}
+
+    def alerts(self, *states: str) -> set[str]:
+        """Names of the alerts in these states, with the source or job they speak of."""
+        found = self._client.get("/api/v1/alerts").json()["data"]["alerts"]
+        labels = [(alert["labels"], alert["state"]) for alert in found]
+        return {
+            f"{label['alertname']} {label.get('source') or label.get('job', '')}".strip()
+            for label, state in labels
+            if state in states
+        }
+
+    def calm(self) -> None:
+        """Wait until no alert is raised or about to be, and frames of both sources are shown."""
+        told = "nothing yet"
+
+        def quiet() -> bool:
+            nonlocal told
+            waiting, shown = self.alerts("pending", "firing"), self.panel("streams/Shown")
+            told = f"{sorted(waiting)}, shown {shown}"
+            return not waiting and len(shown) == 2 and min(shown.values()) > 1
+
+        try:
+            self.up.until(quiet, CALM_S)
+        except AssertionError as error:
+            raise AssertionError(f"a system without a fault is not calm: {told}\n{error}") from error
+
+    def raised(self, expected: str, seen: Callable[[], bool], patience_s: float) -> None:
+        """The panel shows it, and `expected` alone fires."""
+        fired: set[str] = set()
+
+        def found(wanted: Callable[[], bool]) -> bool:
+            fired.update(self.alerts("firing"))
+            assert fired <= {expected}, f"{sorted(fired)} fire, expected {expected}"
+            return wanted()
+
+        self.up.until(lambda: found(seen), patience_s)
+        self.up.until(lambda: found(lambda: expected in fired), patience_s)
+        until = time.monotonic() + AFTERWARDS_S
+        self.up.until(lambda: found(lambda: time.monotonic() > until), AFTERWARDS_S + 30)
+
+
+@pytest.fixture(scope="module")
+def watch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watch]:
+    folder = tmp_path_factory.mktemp("alerts")
+    up = Up(folder)
+    try:
+        watch = Watch(up, folder / "watch")
+        try:
+            yield watch
+        finally:
+            watch.close()
+        assert up.interrupt() <= 10
+    finally:
+        up.kill()
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """SIGSTOP, and SIGCONT in the end."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def slow(parent: int, stopped_s: float, running_s: float) -> Iterator[None]:
+    """The models' processes run for a part of the time only."""
+    over = threading.Event()
+    stubs = psutil.Process(parent).children(recursive=True)
+    assert stubs, "Triton runs a process for each model"
+
+    def strike() -> None:
+        while not over.is_set():
+            for stub in stubs:
+                stub.suspend()
+            over.wait(stopped_s)
+            for stub in stubs:
+                stub.resume()
+            over.wait(running_s)
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        for stub in stubs:
+            stub.resume()
+
+
+def test_a_silent_camera(watch: Watch) -> None:
+    watch.calm()
+    with stopped(watch.up.pid("sender-pedestrians")):
+        panel = "streams/Age of the newest picture"
+        watch.raised(
+            "LockstepSourceSilent pedestrians",
+            lambda: watch.panel(panel)["pedestrians"] > 10 and watch.panel(panel)["coded"] < 5,
+            120,
+        )
+
+
+def test_a_stopped_worker(watch: Watch) -> None:
+    watch.calm()
+    with stopped(watch.up.pid("worker-1")):
+        watch.raised("LockstepRoleDown worker", lambda: 0.5 < watch.panel("overview/Roles that answer")[""] < 1, 120)
+
+
+def test_a_slow_triton(watch: Watch) -> None:
+    """Frames come in faster than the models answer: workers shed, and results stay fresh."""
+    watch.calm()
+    with slow(watch.up.pid("triton"), 0.6, 0.03):
+        watch.raised(
+            "LockstepDropsHigh coded",
+            lambda: watch.panel("overview/Drops, all sources").get("coded", 0) > 0.05,
+            300,
+        )
+        assert watch.panel("streams/Age of the newest result")["coded"] < 5
