@@ -169,3 +169,9 @@ def as_environment(settings: Settings) -> dict[str, str]:
 def child_environment(**extra: str) -> dict[str, str]:
     """This process's environment with `extra` on top, for a process we start."""
     return {**os.environ, **extra}
+
+
+def forget_foreign_metrics() -> None:
+    """Leave the folder for the metrics of another program's processes, inherited from who started us: it may be gone
+    or full, and what lies in it is not what we counted. Before prometheus_client is imported."""
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)

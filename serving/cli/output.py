@@ -11,7 +11,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from serving.config import Settings, load_settings
+from serving.config import Settings, forget_foreign_metrics, load_settings
 
 WHOLE = 18  # a name or a hash up to this length is never broken
 PIPED_WIDTH = 120  # columns where nobody says how wide the terminal is
@@ -38,7 +38,8 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def settings_from(config: Path | None, **overrides: Any) -> Settings:
-    """Settings of this call: file, environment, then what the command line gave."""
+    """Settings of this call: file, environment, then what the command line gave. Metrics are this process's alone."""
+    forget_foreign_metrics()
     return load_settings(config, **overrides).settings
 
 

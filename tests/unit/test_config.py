@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,15 @@ def test_the_embedded_triton_is_found_from_any_folder(tmp_path: Path) -> None:
     assert installed_triton(elsewhere, installation) == installation / home
     (elsewhere / home).mkdir(parents=True)
     assert installed_triton(elsewhere, installation) == home
+
+
+def test_an_inherited_folder_of_other_processes_metrics_breaks_nothing(tmp_path: Path) -> None:
+    """It may be gone, dirty or full: a command's metrics are its own process's."""
+    code = (
+        "from serving.cli.output import settings_from; settings_from(None)\n"
+        "from serving.metrics import Metrics; m = Metrics(); m.inc('lockstep_shed_total', reason='wait')\n"
+        "assert b'lockstep_shed_total' in m.exposition()"
+    )
+    environment = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "gone"), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

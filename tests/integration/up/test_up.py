@@ -16,7 +16,6 @@ import pytest
 from up_support import Up, numbers
 
 from deploy.embedded.samples import CODED_FPS, CODED_FRAMES
-from tools import dashboards_check
 
 pytestmark = [pytest.mark.needs("kafka"), pytest.mark.needs("redis"), pytest.mark.needs("triton")]
 
@@ -28,7 +27,7 @@ def up(tmp_path: Path) -> Iterator[Up]:
     made.kill()
 
 
-def test_up_shows_both_sources_balances_and_leaves_nothing(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
+def test_up_shows_both_sources_balances_and_leaves_nothing(up: Up) -> None:
     names = {row["what"] for row in up.document["services"]}
     assert names >= {
         "kafka",
@@ -60,8 +59,6 @@ def test_up_shows_both_sources_balances_and_leaves_nothing(up: Up, capsys: pytes
         assert state["alignment"]["aligned"] is True and state["alignment"]["shown"] > 0
         assert state["balance"]["accepted"] > 0
     assert up.get("/v1/streams/pedestrians/results?limit=5")["results"]
-    if up.document["prometheus"]:  # what an operator looks at, asked of the live system
-        assert dashboards_check.main(["--data", up.document["data"]]) == 0, capsys.readouterr().out
 
     _, text = up.lockstep("sync-test", "--against", up.url, "--seconds", "3", "--delay-ms", "2000", "--json")
     sources = json.JSONDecoder().raw_decode(text, text.index("{"))[0]["sources"]  # progress stands behind it

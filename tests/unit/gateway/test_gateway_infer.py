@@ -235,7 +235,7 @@ def test_answers_under_another_certificate_are_counted(client: TestClient, serve
     name = 'lockstep_certificate_mismatches_total{model="digits"}'
     right = server.document
     assert client.post(DIGITS, content=PICTURE, headers=PNG).status_code == 200
-    assert name not in client.get("/metrics").text
+    assert f"{name} 0.0" in client.get("/metrics").text
     server.document = lambda model: {**right(model), "certificate_id": "000000000000"}  # type: ignore[method-assign]
     assert client.post(DIGITS, content=PICTURE, headers=PNG).json()["certificate_id"] == "000000000000"
     assert f"{name} 1.0" in client.get("/metrics").text

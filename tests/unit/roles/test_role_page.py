@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -92,6 +94,15 @@ def test_metrics_are_bounded_and_short(port: int, monitor: RoleMonitor) -> None:
     assert 'lockstep_role_deleted_unread_total{topic="frames"} 5.0' in text
     assert 'lockstep_role_rebalances_total{change="assigned"} 2.0' in text
     assert text.count("lockstep_worker_queue_frames{") == SOURCES_MOST + 1 and f'source="{OTHER}"' in text
+
+
+def test_a_scraper_that_has_gone_leaves_no_traceback(port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", port)) as asked:
+            asked.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closed by a reset
+            asked.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+    assert get(port, "/healthz")[0] == 200
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_what_has_not_happened_stands_at_0_and_what_is_not_known_is_not_told(clock: HandClock) -> None:
