@@ -47,7 +47,8 @@ from serving.types import TaskResult
 
 COMPARED = "each step's model by its own certificate"
 _ROOT = Path(__file__).resolve().parents[1]
-_CODE = ("serving/pipelines", "serving/gallery", "serving/tasks", "serving/preprocess", "serving/backend.py",
+_CODE = ("serving/pipelines", "serving/gallery", "serving/tasks", "serving/pitch",
+         "serving/preprocess", "serving/backend.py",
          "serving/spec.py", "serving/spec_steps.py")  # fmt: skip
 
 

@@ -15,6 +15,8 @@ from serving.errors import SpecInvalid
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 IMAGE = "image"
+# Tasks without a network of their own: what they do are steps.
+OF_STEPS = ("pipeline", "homography")
 # Names that answers use for something else.
 RESERVED = frozenset({IMAGE, "decode", "preprocess", "infer", "postprocess", "server", "xyxy", "confidence", "class_id",
                       "label", "track_id", "origin", "landmarks"})  # fmt: skip

@@ -20,7 +20,7 @@ from serving.preprocess.region import crop, parse_roi
 from serving.spec_steps import IMAGE
 from serving.stage_costs import StageCosts
 from serving.tasks import task_named
-from serving.tasks.base import parse_parameters
+from serving.tasks.base import FromSteps, parse_parameters
 from serving.types import ImageSize, InferRequest, InferResponse, PixelArray
 
 
@@ -124,10 +124,12 @@ class PipelineModel:
     ) -> InferResponse | ServingError:
         for step in self.plan.steps:
             broken = next((f for f in findings.failed[step.name] if f.request == number), None)
-            if broken is not None and (step.on_error == "fail" or step.name == tools.answer):
+            needed = step.on_error == "fail" or step.name == tools.answer or isinstance(self.task, FromSteps)
+            if broken is not None and needed:
                 return broken.error
         started = time.perf_counter()
-        result = answer_of(self.plan, self.bundle.spec.answer, number, findings.items, findings.failed, tools)
+        joined = answer_of(self.plan, self.bundle.spec.answer, number, findings.items, findings.failed, tools)
+        result = self.task.from_steps(joined.whole) if isinstance(self.task, FromSteps) else joined
         steps = {name: ms / batch for name, ms in findings.milliseconds.items()}
         total = {"infer": sum(steps.values()), "postprocess": (time.perf_counter() - started) * 1e3}
         size = ImageSize(one.picture.shape[1], one.picture.shape[0])

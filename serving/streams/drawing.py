@@ -15,7 +15,6 @@ from serving.tasks.base import Draws
 from serving.types import Classification, Detections, NamedDetections, PixelArray, TaskResult
 
 NS_PER_S = 1_000_000_000
-_DRAWN_HERE = (Detections, Classification)
 Draw = Callable[[AlignedFrame, PixelArray, str], PixelArray]  # the frame, its picture, a note for the banner
 
 
@@ -72,7 +71,7 @@ class Drawing:
     def _draw_task(self, overlay: Overlay, rgb: PixelArray) -> None:
         """What only the task knows how to draw. Over the log its result comes as the fields of the document."""
         result = overlay.outcome.result if overlay.outcome else None
-        if result is None or isinstance(result.result, _DRAWN_HERE):
+        if result is None:
             return
         task = task_named(result.task)
         if isinstance(task, Draws):

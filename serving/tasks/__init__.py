@@ -10,7 +10,7 @@ from serving.tasks.base import Task
 
 __all__ = ["task_named", "task_names"]
 
-_NOT_TASKS = {"audio_session", "base", "boxes", "events", "rules"}
+_NOT_TASKS = {"audio_session", "base", "boxes", "events", "pitch_places", "rules"}
 
 
 def task_names() -> tuple[str, ...]:

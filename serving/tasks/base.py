@@ -130,6 +130,15 @@ class CountsClasses(Protocol):
 
 
 @runtime_checkable
+class FromSteps(Protocol):
+    """A task whose results come from steps (serving/pipelines) and are no rows of boxes."""
+
+    def from_steps(self, told: Mapping[str, Any]) -> TaskResult:
+        """The result of what the steps found in the whole picture, by their names."""
+        ...
+
+
+@runtime_checkable
 class Draws(Protocol):
     """A task whose results are no boxes and are drawn all the same: the streams call it for every shown result."""
 

@@ -14,8 +14,11 @@ import numpy as np
 from serving.errors import SpecInvalid
 from serving.spec import ModelSpec
 from serving.spec_steps import in_order, step_named
-from serving.tasks.base import Parameter
+from serving.tasks.base import Parameter, Session
 from serving.tasks.detection import DetectionTask
+from serving.tasks.homography import KIND as PITCH
+from serving.tasks.homography import NEAR
+from serving.tasks.pitch_places import PlacesSession, draw_places, moved_whole
 from serving.types import Array, Detections, ImageTransform, NamedDetections, PixelArray, TaskResult
 
 UNKNOWN = "unknown"
@@ -51,6 +54,7 @@ class PipelineTask(DetectionTask):
         "score_threshold": Parameter("float", 0.0, 1.0, None, "boxes below this confidence are left out"),
         "max_detections": Parameter("int", 1, 5000, None, "how many boxes, best first"),
         "embeddings": Parameter("bool", default=False, help="tell the embeddings too"),
+        "near": NEAR,
     }
 
     def check(self, spec: ModelSpec) -> None:
@@ -104,11 +108,19 @@ class PipelineTask(DetectionTask):
         xyxy = (result.xyxy * np.float32(scale) + shift).astype(np.float32)
         if not isinstance(result, PipelineResult):
             return replace(result, xyxy=xyxy)
-        return replace(result, xyxy=xyxy, joined=tuple(_moved(more, scale, offset) for more in result.joined))
+        joined = tuple(_moved(more, scale, offset) for more in result.joined)
+        return replace(result, xyxy=xyxy, joined=joined, whole=moved_whole(result.whole, scale, offset))
 
-    def new_session(self, spec: ModelSpec, parameters: Mapping[str, Any]) -> TrackNames:
-        """What the faces of a track were called so far."""
-        return TrackNames(tuple(step.name for step in spec.steps if step.do == "match"))
+    def draw(self, rgb: PixelArray, result: TaskResult, labels: Sequence[str], threshold: float) -> None:
+        """A small map where the pipeline has one; boxes are drawn as everywhere."""
+        if isinstance(result, PipelineResult):
+            draw_places(rgb, result.whole, result.joined, result)
+
+    def new_session(self, spec: ModelSpec, parameters: Mapping[str, Any]) -> Session:
+        """What the faces of a track were called so far; the map of a pitch."""
+        names = TrackNames([step.name for step in spec.steps if step.do == "match"])
+        pitches = [step.name for step in spec.steps if step.do == PITCH]
+        return PlacesSession(pitches, names) if pitches else names
 
 
 class Votes(NamedTuple):
