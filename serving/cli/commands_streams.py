@@ -32,6 +32,7 @@ def run(
     every: Annotated[int, typer.Option(min=1, help="analyse every Nth frame and fill between")] = 1,
     roi: Annotated[list[str] | None, typer.Option(help="[NAME=]x1,y1,x2,y2 in source pixels: analyse only it")] = None,
     mask: Annotated[list[str] | None, typer.Option(help="[NAME=]PICTURE of the source's size; black: unseen")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="[NAME=]x1,y1,x2,y2[@seconds]: follow it")] = None,
     timeout: Annotated[float | None, typer.Option(help="a live source without a picture for S seconds ends")] = None,
     draw_threshold: Annotated[float, typer.Option(help="boxes below it are not drawn; results keep them")] = 0.2,
     banner: Annotated[bool, typer.Option(help="a bar with source, time, frame and balance")] = True,
@@ -60,6 +61,7 @@ def run(
         tuple(roi or ()), tuple(mask or ()), timeout, draw_threshold,
         banner, scenario, delay_ms, fill, assume_fps, threads, transport, metrics_port,
         reid=reid, events=events, event_rules=event_rules, presence=presence, workers=workers,
+        target=tuple(target or ()),
     )  # fmt: skip
     with stream_models(settings, [*options.models, *([reid] if reid else [])], triton) as open_model:
         summary = run_streams(options, open_model, progress())

@@ -20,6 +20,7 @@ from serving.gateway import (
     routes_infer,
     routes_models,
     routes_streams,
+    routes_targets,
     routes_v2,
     schemas,
 )
@@ -62,7 +63,7 @@ def create_app(
     app.state.context = context
     document: dict[str, Any] = schemas.openapi(catalogue)
     app.openapi = lambda: document  # type: ignore[method-assign]
-    for routes in (routes_infer, routes_models, routes_v2, routes_streams, routes_health):
+    for routes in (routes_infer, routes_models, routes_v2, routes_streams, routes_targets, routes_health):
         routes.register(app)
     if routes_galleries.served_galleries(catalogue):
         context.galleries = GalleryDesk(settings.galleries)

@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from serving import errors_audio as errors_audio  # its codes stand in the table too
 from serving import errors_gallery as errors_gallery  # and its
+from serving import targets as targets  # and its
 from serving.errors import InputError, LockstepError
 
 PROBLEM_JSON = "application/problem+json"
@@ -51,6 +52,7 @@ TABLE: Mapping[str, Row] = {
     ),
     "parameter_invalid": Row(422, "An unknown parameter, or a value outside its range", "see GET /v1/models/{name}"),
     "not_found": Row(404, "There is no such model, version, stream or route", "GET /v1/models lists the models"),
+    "target_invalid": Row(422, "A box that cannot be followed", "give a box inside the picture"),
     "address_refused": Row(422, "A source may not be at this address", "see docs/rest.md, Streams"),
     "stream_exists": Row(409, "Another source is registered under this name", "change it with PATCH, or delete it"),
     "gallery_exists": Row(409, "Another gallery has this name", "choose another name, or delete that one"),

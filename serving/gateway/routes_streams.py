@@ -71,40 +71,41 @@ def register(app: FastAPI) -> None:
 
 async def create(request: Request) -> Response:
     """Register a source. The same again is answered the same; another under its name is refused."""
-    services, deadline = _services(request), deadline_of(request)
+    services, deadline = services_of(request), deadline_of(request)
     services.table.check_up()
     wanted = new_stream(read_json(await body_of(request, deadline)))
     await services.call(deadline, lambda: services.table.refresh(wanted.source_id))
     known = services.table.get(wanted.source_id)
+    wanted = replace(wanted, targets=known.targets) if known is not None and known.active else wanted
     if known is not None and known.active and known != wanted:
         raise StreamExists(f"{wanted.source_id}: another source is registered under this name")
     if known != wanted:
         await _check(services, deadline, wanted)
         await services.call(deadline, lambda: services.table.write(encode_stream(wanted)))
     headers = {"location": f"/v1/streams/{wanted.source_id}"}
-    return _json(shown_stream(wanted, services.redacted), 200 if known == wanted else 201, headers)
+    return json_response(shown_stream(wanted, services.redacted), 200 if known == wanted else 201, headers)
 
 
 async def change(request: Request) -> Response:
     """Change some of a source's settings; ingest opens a new epoch where it reads it otherwise."""
-    services, deadline = _services(request), deadline_of(request)
+    services, deadline = services_of(request), deadline_of(request)
     source_id = source_id_of(request.path_params["source_id"])
     services.table.check_up()
     body = read_json(await body_of(request, deadline))
     await services.call(deadline, lambda: services.table.refresh(source_id))
-    stream = changed_stream(await _registered(services, deadline, source_id), body)
+    stream = changed_stream(await registered(services, deadline, source_id), body)
     stream = replace(stream, supervised=True)
     await _check(services, deadline, stream)
     await services.call(deadline, lambda: services.table.write(encode_stream(stream)))
-    return _json(shown_stream(stream, services.redacted))
+    return json_response(shown_stream(stream, services.redacted))
 
 
 async def delete(request: Request) -> Response:
     """Take a source away: its ingest ends and its ledger closes; its results stay for their time."""
-    services, deadline = _services(request), deadline_of(request)
+    services, deadline = services_of(request), deadline_of(request)
     source_id = source_id_of(request.path_params["source_id"])
     services.table.check_up()
-    stream = await _registered(services, deadline, source_id)
+    stream = await registered(services, deadline, source_id)
     removed = replace(stream, state=StreamState.REMOVED)
     await services.call(deadline, lambda: services.table.write(encode_stream(removed)))
     return Response(None, 204)
@@ -112,7 +113,7 @@ async def delete(request: Request) -> Response:
 
 async def streams(request: Request) -> Response:
     """All registered sources with their states; states are null while the index is away."""
-    services, deadline = _services(request), deadline_of(request)
+    services, deadline = services_of(request), deadline_of(request)
     services.table.check_up()
     found = services.table.active()
     names = [one.source_id for one in found]
@@ -126,15 +127,15 @@ async def streams(request: Request) -> Response:
     except IndexUnavailable:
         states = {}
     rows = [shown_stream(one, services.redacted) | {"state": states.get(one.source_id)} for one in found]
-    return _json({"streams": rows})
+    return json_response({"streams": rows})
 
 
 async def stream(request: Request) -> Response:
     """One source: how it is read, and how it goes."""
-    services, deadline = _services(request), deadline_of(request)
+    services, deadline = services_of(request), deadline_of(request)
     source_id = source_id_of(request.path_params["source_id"])
     services.table.check_up()
-    found = await _registered(services, deadline, source_id)
+    found = await registered(services, deadline, source_id)
 
     def look(index: ResultIndex) -> tuple[Any, Latest]:
         return index.states([source_id])[source_id], index.latest(source_id)
@@ -142,7 +143,7 @@ async def stream(request: Request) -> Response:
     roles, latest = await services.ask(deadline, look)
     state = state_of(roles, latest.age_s)
     document = shown_stream(found, services.redacted)
-    return _json(document | {"state": state, "roles": roles, "latest": dict(latest.documents)})
+    return json_response(document | {"state": state, "roles": roles, "latest": dict(latest.documents)})
 
 
 # -- results ---------------------------------------------------------------------------------------------------------
@@ -150,7 +151,7 @@ async def stream(request: Request) -> Response:
 
 async def results(request: Request) -> Response:
     """Results with from_pts_ns <= pts_ns < to_pts_ns of one epoch (the newest), in the order of their PTS."""
-    services, deadline = _services(request), deadline_of(request)
+    services, deadline = services_of(request), deadline_of(request)
     source_id = source_id_of(request.path_params["source_id"])
     start, stop, epoch, limit = results_query(_query(request))
     services.table.check_up()
@@ -163,12 +164,12 @@ async def results(request: Request) -> Response:
     if found is None or not page.documents:
         await _heard_of(services, deadline, source_id)
     document = {"source_id": source_id, "epoch": found, "results": list(page.documents)}
-    return _json(document | {"next_from_pts_ns": page.next_pts_ns})
+    return json_response(document | {"next_from_pts_ns": page.next_pts_ns})
 
 
 async def events(request: Request) -> Response:
     """Results as they are recorded, as server-sent events in the order of (epoch, pts_ns)."""
-    services, deadline = _services(request), deadline_of(request)
+    services, deadline = services_of(request), deadline_of(request)
     context, state = context_of(request), RequestState.of(request)
     source_id = source_id_of(request.path_params["source_id"])
     seconds = events_query(_query(request))
@@ -182,7 +183,7 @@ async def events(request: Request) -> Response:
 
 async def hls(request: Request) -> Response:
     """A file of the mixed video: index.m3u8 and what it lists, and the table of each segment."""
-    services = _services(request)
+    services = services_of(request)
     source_id, name = source_id_of(request.path_params["source_id"]), request.path_params["file"]
     if not HLS_FILE.fullmatch(name):
         raise NotFound(
@@ -198,7 +199,8 @@ async def hls(request: Request) -> Response:
 # -- inside ----------------------------------------------------------------------------------------------------------
 
 
-def _services(request: Request) -> StreamServices:
+def services_of(request: Request) -> StreamServices:
+    """Raises StreamsOff."""
     services = context_of(request).streams
     if services is None:
         raise StreamsOff("no Kafka is configured")
@@ -217,7 +219,7 @@ def _file(path: Path) -> bytes | None:
         return file.read() if stat.S_ISREG(os.fstat(handle).st_mode) else None
 
 
-async def _registered(services: StreamServices, deadline: float, source_id: str) -> StreamMessage:
+async def registered(services: StreamServices, deadline: float, source_id: str) -> StreamMessage:
     """An active source; one that is not known here yet may be on the log already."""
     found = services.table.get(source_id)
     if found is None or not found.active:
@@ -254,7 +256,8 @@ def _query(request: Request) -> dict[str, str]:
     return dict(pairs)
 
 
-def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """An answer that nobody keeps."""
     return Response(orjson.dumps(value), status, {"cache-control": "no-store", **(headers or {})}, JSON)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from serving.gateway import schemas_targets
 from serving.gateway.operations import REQUEST_ID_HEADER, common_headers, json, problems
 from serving.gateway.schemas_answers import BOOLEAN, INTEGER, TEXT, array, obj
 from serving.gateway.stream_bodies import INT64_MOST, LIMIT_DEFAULT, LIMIT_MOST, SECONDS_MOST
@@ -113,6 +114,7 @@ def paths() -> dict[str, Schema]:
         "/v1/streams/{source_id}/results": {"get": _results(name)},
         "/v1/streams/{source_id}/events": {"get": _events(name)},
         "/v1/streams/{source_id}/hls/{file}": {"get": _hls(name)},
+        **schemas_targets.paths(name),
     }
 
 

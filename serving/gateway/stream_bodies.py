@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -19,7 +19,8 @@ INT64_MOST = (1 << 63) - 1
 LIMIT_DEFAULT, LIMIT_MOST = 100, 1000
 SECONDS_MOST = 86_400
 ADDRESSES = ("address", "publish")
-TAKEN = tuple(f.name for f in fields(StreamMessage) if f.name not in ("source_id", "state", "supervised"))
+OWN = ("source_id", "state", "supervised", "targets")  # set by routes of their own, or nobody
+TAKEN = tuple(f.name for f in fields(StreamMessage) if f.name not in OWN)
 _SECRET = re.compile(r"(?i)token|key|pass|pwd|secret|sig|auth")
 _BY_NAME = re.compile(r"\{[A-Z][A-Z0-9_]*\}")
 _EVENT_ID = re.compile(r"([1-9][0-9]{0,9})/(0|[1-9][0-9]{0,18})/([A-Za-z0-9][A-Za-z0-9._-]{0,63})", re.ASCII)
@@ -48,7 +49,8 @@ def changed_stream(stream: StreamMessage, body: Mapping[str, Any]) -> StreamMess
     """The source after a PATCH. Raises ParameterInvalid, AddressRefused."""
     _known(body, TAKEN)
     before = orjson.loads(encode_stream(stream).value or b"{}")
-    return _stream(stream.source_id, {name: before[name] for name in TAKEN} | dict(body))
+    changed = _stream(stream.source_id, {name: before[name] for name in TAKEN} | dict(body))
+    return replace(changed, targets=stream.targets)
 
 
 def shown_stream(stream: StreamMessage, redacted: Callable[[str], str]) -> dict[str, Any]:

@@ -48,6 +48,19 @@ def _detections() -> dict[str, Any]:
     )
 
 
+def _targets() -> dict[str, Any]:
+    return _rows(
+        {
+            "target_id": {"type": "integer", "minimum": 1},
+            "state": {"enum": ["tracking", "lost"]},
+            "score": {"type": "number", "minimum": 0, "maximum": 1},
+            "xyxy": {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4},
+        },
+        {},
+        "task single_object_tracking: each target's state; while it is lost, xyxy is where it was seen last",
+    )
+
+
 def _sound() -> dict[str, Any]:
     times = {name: {"type": "integer", "minimum": 0} for name in ("start_pts_ns", "end_pts_ns")}
     event: dict[str, Any] = {
@@ -119,6 +132,7 @@ def _about_the_answer() -> dict[str, Any]:
         "embedding": {"type": "array", "items": {"type": "number"}, "minItems": 1, "maxItems": MAX_EMBEDDING},
         "outputs": {"type": "array", "items": {"type": "object"}, "description": "task raw: names and shapes"},
         **_sound(),
+        "targets": _targets(),
     }
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from serving.ports_log import Headers
-from serving.records.fields import Encoded, Fields, check_schema, json_bytes, name_of, text_of, wrong
+from serving.records.fields import MAX_EPOCH, Encoded, Fields, check_schema, json_bytes, name_of, text_of, wrong
+from serving.targets import MOST_TARGETS, Aim, TargetInvalid
 
 TOPIC = "streams"
 SCHEMA = 1
@@ -39,7 +41,8 @@ class StreamMessage:
     frame), max_fps, lease_s (a live source without a picture for so many seconds ends; None: never), state.
     Read by workers: track (a tracker such as bytetrack, "": none), roi ("x1,y1,x2,y2" in source pixels: only this part
     is analysed, "": all of it), mask (path of a picture of the source's size; black is not analysed), scenario
-    (named thresholds of the model's spec, "": default), delay_ms and mixed (how old a frame may grow).
+    (named thresholds of the model's spec, "": default), delay_ms and mixed (how old a frame may grow), targets (objects
+    to follow, each a box in one picture of an epoch).
     Read by mixers: delay_ms (presentation delay D, milliseconds), mixed (somebody looks at the pictures: every frame
     carries one and HLS is written), recording (an MP4 of the mixed video beside the HLS), publish (an RTSP or RTMP
     address that the mixed video is sent to as well, secrets by name; "": none), captions (a banner, and a name at each
@@ -65,6 +68,7 @@ class StreamMessage:
     supervised: bool = True
     state: StreamState = StreamState.ACTIVE
     captions: bool = True
+    targets: tuple[Aim, ...] = ()
 
     @property
     def active(self) -> bool:
@@ -94,10 +98,16 @@ def encode_stream(message: StreamMessage) -> Encoded:
         "captions": message.captions,
         "supervised": message.supervised,
         "state": message.state.value,
+        "targets": [target_document(aim) for aim in message.targets],
     }
     encoded = Encoded(message.source_id.encode(), json_bytes(document), ())
     decode_stream(*encoded)  # what nobody could read is not written
     return encoded
+
+
+def target_document(aim: Aim) -> dict[str, Any]:
+    """A target as the record and the routes show it."""
+    return {"target_id": aim.target_id, "xyxy": list(aim.xyxy), "epoch": aim.epoch, "pts_ns": aim.pts_ns}
 
 
 def encode_forgotten_stream(source_id: str) -> Encoded:
@@ -132,6 +142,7 @@ def decode_stream(key: bytes | None, value: bytes | None, headers: Headers = ())
         fields.flag("supervised", True),
         fields.choice("state", StreamState, StreamState.ACTIVE),
         fields.flag("captions", True),
+        _targets(fields),
     )
 
 
@@ -163,6 +174,19 @@ def _roi(fields: Fields) -> str:
     if roi and not _ROI.match(roi):
         fields.wrong("roi", "x1,y1,x2,y2 in source pixels")
     return roi
+
+
+def _targets(fields: Fields) -> tuple[Aim, ...]:
+    rows = fields.rows("targets", MOST_TARGETS) if fields.has("targets") else []
+    found = []
+    for row in rows:
+        x1, y1, x2, y2 = (int(v) for v in row.floats("xyxy", 4, 4))
+        numbers = row.integer("target_id", 1), row.integer("epoch", 1, MAX_EPOCH), row.integer("pts_ns", 0)
+        try:
+            found.append(Aim(numbers[0], (x1, y1, x2, y2), *numbers[1:]))
+        except TargetInvalid as error:
+            row.wrong("xyxy", error.message)
+    return tuple(found)
 
 
 def _path(fields: Fields, name: str) -> str:

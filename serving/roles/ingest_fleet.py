@@ -291,5 +291,6 @@ def _view(source: _Source) -> SourceView:
 
 def _reads_alike(one: StreamMessage, other: StreamMessage) -> bool:
     """Whether ingest does the same for both: what only workers and mixers read changes nothing here."""
-    neutral = {"track": "", "mask": "", "roi": "", "scenario": "", "recording": False, "publish": "", "captions": True}
+    neutral = {"track": "", "mask": "", "roi": "", "scenario": "", "recording": False, "publish": "", "captions": True,
+               "targets": ()}  # fmt: skip
     return replace(one, **neutral) == replace(other, **neutral)  # type: ignore[arg-type]

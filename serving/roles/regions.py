@@ -1,4 +1,4 @@
-"""What of each source is analysed, and how, as its record on `streams` says: roi, mask, scenario, tracker."""
+"""What of each source is analysed, and how, as its record on `streams` says: roi, mask, scenario, tracker, targets."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ class SourceRegions(Mapping[str, Region]):
             raise ParameterInvalid(f"{about}: expected one of {known}{more}, got {stream.track}")
         mask = self._mask(stream, Path(stream.mask)) if stream.mask else None
         parameters = {"scenario": stream.scenario} if stream.scenario else {}
-        return Region(stream.roi, mask, parameters, self._trackers[stream.track] if stream.track else None)
+        tracker = self._trackers[stream.track] if stream.track else None
+        return Region(stream.roi, mask, parameters, tracker, stream.targets)
 
     def _mask(self, stream: StreamMessage, path: Path) -> np.ndarray[Any, np.dtype[np.bool_]]:
         about = f"streams.mask of {stream.source_id}: {path.name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from serving.errors import LogUnavailable, RecordInvalid
 from serving.ports_log import LogRecord, RecordLog, TopicPartition
@@ -20,6 +21,7 @@ class Registered:
         self._places = [TopicPartition(self._topic, n) for n in range(log.partitions(self._topic))]
         self._reader = log.reader(dict.fromkeys(self._places, 0))
         self._known: dict[str, StreamMessage] = {}
+        self._aimed: set[str] = set()
         self.refused = 0
 
     def catch_up(self, timeout_s: float = READ_SECONDS) -> None:
@@ -33,8 +35,13 @@ class Registered:
                 self._apply(record)
 
     def poll(self) -> set[str]:
-        """Take what is there, waiting for nothing; the sources about which anything is new."""
+        """Take what is there, waiting for nothing; the sources about which anything is new, but for their targets."""
         return {name for record in self._reader.poll(0.0).records if (name := self._apply(record))}
+
+    def aimed(self) -> set[str]:
+        """The sources of which nothing but the targets are other ones, since this was asked last."""
+        found, self._aimed = self._aimed, set()
+        return found
 
     def sources(self) -> set[str]:
         """Those that anything is wished for."""
@@ -58,4 +65,7 @@ class Registered:
         before = self._known.pop(source_id, None)
         if message is not None:
             self._known[source_id] = message
+        if message is not None and before is not None and replace(before, targets=message.targets) == message:
+            self._aimed |= {source_id} if message.targets != before.targets else set()
+            return ""
         return source_id if message != before else ""

@@ -115,6 +115,7 @@ class LogWorker:
             self._on_hang()
         if self._registered is not None:
             self._follow(self._registered.poll())
+            self._aim(self._registered.aimed())
         if now_ns - self._committed_ns >= COMMIT_NS or self._much_is_done():
             self._committed_ns = now_ns
             self._commit(list(self._parts))
@@ -252,6 +253,14 @@ class LogWorker:
                 if self._regions is not None:
                     self.analyst.errand(partial(self._regions.wish, source_id, wished))
                 self.analyst.forget(source_id)
+
+    def _aim(self, changed: set[str]) -> None:
+        """Only the targets of these are other ones: their sessions go on."""
+        if self._regions is None or self._registered is None:
+            return
+        for source_id in changed:
+            with self._changed:
+                self.analyst.errand(partial(self._regions.wish, source_id, self._registered.get(source_id)))
 
     # -- positions ----------------------------------------------------------------------------------------------------
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-
-import cv2
 
 from serving.adapters.triton_pool import open_triton
 from serving.adapters.video import AddressSource, HlsWriter, Mp4Writer, ReaderOptions
@@ -27,6 +24,7 @@ from serving.pipelines import PipelineModel
 from serving.preprocess.jpeg import JpegCodec
 from serving.served_model import ServedModel
 from serving.streams.appearance import Appearance, Looks
+from serving.streams.by_source import addresses_of, names_of, regions_of
 from serving.streams.drawing import Drawing
 from serving.streams.event_lines import EventLines
 from serving.streams.ingest import ReconnectRules
@@ -42,7 +40,7 @@ from serving.streams.sheet import ContactSheet
 from serving.streams.sound_jobs import common_rule, sound_job, sound_source
 from serving.streams.source_run import SourceJob
 from serving.streams.summary import RunSummary
-from serving.streams.worker import Infer, Pipeline, Region
+from serving.streams.worker import Infer, Pipeline
 from serving.tasks import task_named
 from serving.trackers import TRACKERS, check_reid, check_track
 from serving.tracking.events import EventRules
@@ -86,6 +84,7 @@ class RunOptions:
     transport: "" or "jpeg" (pictures as the log carries them). reid: an embedding model, for trackers that compare
     appearances. events: JSON Lines of track events, by the zones and lines of event_rules (YAML). metrics_port: serve
     /metrics on loopback, 0 for any. workers: that share the sources, each with engines of its own; 0: one a core.
+    target: objects to follow, each `[NAME=]x1,y1,x2,y2[@seconds]`.
     """
 
     sources: tuple[str, ...]
@@ -114,6 +113,7 @@ class RunOptions:
     events: Path | None = None
     event_rules: Path | None = None
     workers: int = 0
+    target: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         checks: Sequence[tuple[str, bool, str]] = (
@@ -224,7 +224,7 @@ def _sound_jobs(
 ) -> list[SourceJob]:
     """Beside pictures the sound is a source of its own, `NAME-sound`, and so are its results."""
     rule, jobs = common_rule(heard), []
-    for name, address in zip(_names(options), _addresses(options), strict=True):
+    for name, address in zip(names_of(options.sources), addresses_of(options.sources), strict=True):
         source_id = f"{name[:58]}-sound" if taken else name
         if source_id in taken:
             raise ParameterInvalid(f"{source_id}: is the name of the sound of {name} too", hint="name it: NAME=ADDRESS")
@@ -237,11 +237,12 @@ def _sound_jobs(
 
 
 def _picture_jobs(options: RunOptions, pipelines: Sequence[Pipeline], stack: ExitStack) -> list[SourceJob]:
+    _check_targets(options, pipelines)
     labels = {pipeline.name: pipeline.labels for pipeline in pipelines}
-    regions = _regions(options)
+    regions = regions_of(names_of(options.sources), options.roi, options.mask, options.target)
     reader = _reader_options(options)
     jobs = []
-    for name, address in zip(_names(options), _addresses(options), strict=True):
+    for name, address in zip(names_of(options.sources), addresses_of(options.sources), strict=True):
         source = AddressSource(name, address, reader)
         webvtt = _open(options.webvtt, name, options, stack)
         sinks: list[WebVtt | Presence] = [WebVtt(webvtt)] if webvtt else []
@@ -270,6 +271,14 @@ def _picture_jobs(options: RunOptions, pipelines: Sequence[Pipeline], stack: Exi
     return jobs
 
 
+def _check_targets(options: RunOptions, pipelines: Sequence[Pipeline]) -> None:
+    follow = [p.name for p in pipelines if getattr(task_named(p.task), "follows_targets", False)]
+    if follow and not options.target:
+        raise ParameterInvalid(f"--target: expected x1,y1,x2,y2[@seconds]: {follow[0]} follows what a box shows it")
+    if options.target and not follow:
+        raise ParameterInvalid("--target: expected a model that follows one object", hint="--model siamfc")
+
+
 def _events(options: RunOptions, name: str, labels: Mapping[str, Sequence[str]], stack: ExitStack) -> EventLines | None:
     file = _open(options.events, name, options, stack)
     if file is None:
@@ -293,10 +302,10 @@ def _writers(options: RunOptions, name: str, address: str) -> Callable[[OutputSt
 
 def _check_not_sources(options: RunOptions) -> None:
     """Nothing that is read is written over."""
-    read = {path_of(a).resolve() for a in _addresses(options) if scheme_of(a) == "file"}
+    read = {path_of(a).resolve() for a in addresses_of(options.sources) if scheme_of(a) == "file"}
     written = (options.output, options.results, options.webvtt, options.sheet, options.presence, options.events)
     for path in written:
-        for name in _names(options) if path is not None else ():
+        for name in names_of(options.sources) if path is not None else ():
             if path is not None and _path_for(path, name, len(options.sources)).resolve() in read:
                 raise ParameterInvalid(f"{path}: is a source of this run", hint="choose another output")
 
@@ -319,65 +328,6 @@ def _reader_options(options: RunOptions) -> ReaderOptions:
         open_s, read_s = (min(t, options.timeout_s) for t in (base.open_timeout_s, base.read_timeout_s))
         base = replace(base, open_timeout_s=open_s, read_timeout_s=read_s)
     return base
-
-
-def _regions(options: RunOptions) -> dict[str, Region]:
-    names = _names(options)
-    rois, masks = _by_source("--roi", options.roi, names), _by_source("--mask", options.mask, names)
-    return {name: _region(rois.get(name, ""), masks.get(name, "")) for name in names}
-
-
-def _by_source(option: str, values: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    """What was given for each source: by its name, else for all."""
-    for_all, own = dict[str, str](), dict[str, str]()
-    for text in values:
-        name, equals, value = text.partition("=")
-        mine = bool(equals) and name in names
-        if not (value if equals else text):
-            raise ParameterInvalid(f"{option}: expected a value, or NAME=VALUE, got {text!r}")
-        if equals and not mine and not Path(text).exists():
-            raise ParameterInvalid(f"{option}: no source named {name}; this run has {', '.join(names)}")
-        given, into = ({name: value}, own) if mine else (dict.fromkeys(names, text), for_all)
-        if given.keys() & into.keys():
-            raise ParameterInvalid(f"{option}: given twice for {', '.join(sorted(given.keys() & into.keys()))}")
-        into.update(given)
-    return for_all | own
-
-
-def _region(roi: str, mask_path: str) -> Region:
-    if roi and not re.fullmatch(r"\d+,\d+,\d+,\d+", roi):
-        raise ParameterInvalid(f"--roi: expected x1,y1,x2,y2 in source pixels, got {roi!r}")
-    if not mask_path:
-        return Region(roi)
-    mask = cv2.imread(mask_path, cv2.IMREAD_GRAYSCALE)
-    if mask is None:
-        raise ParameterInvalid(f"--mask: {mask_path} is no picture; expected one of the source's size, black: unseen")
-    return Region(roi, mask > 127)
-
-
-def _addresses(options: RunOptions) -> list[str]:
-    return [_named(text)[1] for text in options.sources]
-
-
-def _names(options: RunOptions) -> list[str]:
-    """A name for each source: what stands before `=`, else from its path; unique."""
-    names: list[str] = []
-    for text in options.sources:
-        name = stem = _named(text)[0]
-        number = 2
-        while name in names:
-            name, number = f"{stem}-{number}", number + 1
-        names.append(name)
-    return names
-
-
-def _named(text: str) -> tuple[str, str]:
-    given = re.fullmatch(r"([A-Za-z][A-Za-z0-9_-]{0,63})=(.+)", text)
-    if given and not Path(text).exists():
-        return given[1], given[2]
-    tail = re.split(r"[?#]", text.rstrip("/"))[0].rpartition("/")[2]
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", tail.rpartition(".")[0] or tail).strip("-")
-    return (stem if re.match(r"[A-Za-z]", stem) else f"source-{stem}".rstrip("-"))[:64], text
 
 
 def _path_for(path: Path, name: str, sources: int) -> Path:

@@ -14,6 +14,7 @@ from serving.errors import EngineFailed, ServingError
 from serving.ports import InferenceServer, ServerReply, ServerRequest, ServerTensor
 from serving.tasks import task_named
 from serving.tasks.audio_session import audio_of
+from serving.tasks.base import ReadsTensors
 from serving.types import (
     Array,
     Classification,
@@ -105,9 +106,16 @@ class RemoteInfer:
         fields: dict[str, Any] = json.loads(document.tobytes())
         size = fields.get("image")
         image = ImageSize(size["width"], size["height"]) if size else None
-        read = _READERS.get(self._task)
-        result = read(reply.tensors) if read else self._from_document(fields)
+        result = self._read(reply.tensors, fields)
         return InferResponse(result, image, fields.get("timings_ms", {}))
+
+    def _read(self, tensors: Mapping[str, Array], fields: Mapping[str, Any]) -> TaskResult:
+        if read := _READERS.get(self._task):
+            return read(tensors)
+        task = task_named(self._task)
+        if isinstance(task, ReadsTensors):
+            return task.from_tensors({name: _row(tensors, name) for name in tensors if name != RESULT})
+        return self._from_document(fields)
 
     def _from_document(self, fields: Mapping[str, Any]) -> TaskResult:
         """A task without a reader here is read as it is told (its document holds all of it, or it says so)."""

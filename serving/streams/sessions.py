@@ -50,8 +50,8 @@ class TrackerSession:
 
     def update(self, result: TaskResult, pts_ns: int, picture: PixelArray) -> TaskResult:
         """See `serving.ports.Tracker.update`."""
-        if not isinstance(result, Detections):
-            return result
+        if not isinstance(result, Detections) or result.tracker_id is not None:
+            return result  # what was followed already keeps its ids
         asked = result
         if self.looks is not None and result.appearance is None:
             asked = replace(result, appearance=self.looks(picture, result))

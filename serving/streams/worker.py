@@ -20,8 +20,9 @@ from serving.preprocess.audio import is_sound
 from serving.spec import SoundSpec
 from serving.streams.appearance import Looks
 from serving.streams.sessions import NewSession, Sessions, TrackerSession
+from serving.targets import Aim
 from serving.tasks.base import Infer as Infer
-from serving.tasks.base import Session, ShapesRequests
+from serving.tasks.base import Session, ShapesRequests, TakesTargets
 from serving.types import InferRequest, InferResponse, PixelArray, TaskResult
 
 ATTEMPTS = 3
@@ -58,13 +59,14 @@ class Region:
     """What of a source is analysed, and how.
 
     roi: x1,y1,x2,y2 in source pixels. mask: bool [h, w], False is blacked out. parameters: of this source's requests.
-    new_tracker: in place of the pipelines' own, for boxes; None: theirs.
+    new_tracker: in place of the pipelines' own, for boxes; None: theirs. targets: objects that a user named.
     """
 
     roi: str = ""
     mask: np.ndarray[Any, np.dtype[np.bool_]] | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     new_tracker: Callable[[], Tracker] | None = None
+    targets: tuple[Aim, ...] = ()
 
     def masked(self, rgb: PixelArray) -> PixelArray:
         """The picture with what is not to be seen blacked out; ParameterInvalid where the sizes differ."""
@@ -191,7 +193,7 @@ class Worker:
             answer, first = first, None
             if answer is None:
                 self.attempts += 1
-                answer = _ask(pipeline, ready.request(pipeline), sessions, ready.frame.pts_ns)
+                answer = _ask(pipeline, ready, sessions)
             if isinstance(answer, InferResponse):
                 return Outcome.of_result(_result(ready.frame, pipeline, answer, sessions, ready.rgb), attempt)
             if isinstance(answer, ParameterInvalid):
@@ -232,13 +234,14 @@ def _ask_all(pipeline: Pipeline, requests: Sequence[InferRequest]) -> Sequence[I
     return answers
 
 
-def _ask(
-    pipeline: Pipeline, request: InferRequest, sessions: Sequence[Session], pts_ns: int
-) -> InferResponse | ServingError:
+def _ask(pipeline: Pipeline, ready: _Ready, sessions: Sequence[Session]) -> InferResponse | ServingError:
+    request, frame = ready.request(pipeline), ready.frame
     asking = next((session for session in sessions if isinstance(session, ShapesRequests)), None)
     if asking is None:
         return _ask_all(pipeline, [request])[0]
+    if isinstance(asking, TakesTargets):
+        asking.aim([aim for aim in ready.region.targets if aim.epoch == frame.epoch])
     try:
-        return asking.ask(request, pipeline.infer, pts_ns)
+        return asking.ask(request, pipeline.infer, frame.pts_ns)
     except ServingError as error:
         return error

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from serving.errors import ParameterInvalid, ServingError, SpecInvalid
 from serving.spec import ModelSpec
+from serving.targets import Aim
 from serving.types import (
     Array,
     Detections,
@@ -183,6 +184,24 @@ class ShapesRequests(Protocol):
 
     def ask(self, request: InferRequest, infer: Infer, pts_ns: int) -> InferResponse | ServingError:
         """The answer for the frame at `pts_ns`. May come again for it after an error: `update` remembers."""
+        ...
+
+
+@runtime_checkable
+class TakesTargets(Protocol):
+    """A session that follows objects which a user named."""
+
+    def aim(self, aims: Sequence[Aim]) -> None:
+        """The targets of this timeline from now on; called before every `ask`."""
+        ...
+
+
+@runtime_checkable
+class ReadsTensors(Protocol):
+    """A task whose sessions need more of a served model's answer than its document tells."""
+
+    def from_tensors(self, tensors: Mapping[str, Array]) -> TaskResult:
+        """`to_tensors` back, of one sample (no batch axis)."""
         ...
 
 

@@ -13,9 +13,10 @@ import pytest
 from serving.errors import ParameterInvalid
 from serving.frames import AlignedFrame, Frame, Overlay
 from serving.preprocess.jpeg import JpegCodec
+from serving.streams.by_source import named, names_of
 from serving.streams.drawing import Drawing
 from serving.streams.lines import WebVtt, describe
-from serving.streams.main import RunOptions, _named, _names
+from serving.streams.main import RunOptions
 from serving.streams.sheet import ContactSheet
 from serving.streams.worker import Region
 from serving.types import Detections
@@ -82,10 +83,10 @@ def test_a_contact_sheet_is_even_and_bounded() -> None:
 
 
 def test_names_of_sources() -> None:
-    assert _named("gate=rtsp://10.0.0.1/x") == ("gate", "rtsp://10.0.0.1/x")
-    assert _named("rtsp://10.0.0.1:554/live/cam1?token=a")[0] == "cam1"
-    assert _named("a/b/7 people.mp4")[0] == "source-7-people"
-    assert _names(RunOptions(("a.mp4", "x/a.mp4", "y/a.mkv"), ("m",))) == ["a", "a-2", "a-3"]
+    assert named("gate=rtsp://10.0.0.1/x") == ("gate", "rtsp://10.0.0.1/x")
+    assert named("rtsp://10.0.0.1:554/live/cam1?token=a")[0] == "cam1"
+    assert named("a/b/7 people.mp4")[0] == "source-7-people"
+    assert names_of(("a.mp4", "x/a.mp4", "y/a.mkv")) == ["a", "a-2", "a-3"]
 
 
 @pytest.mark.parametrize(
