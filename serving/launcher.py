@@ -37,7 +37,9 @@ def serve(settings: Settings, models: Sequence[str]) -> int:
     )
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # the looks at our own /readyz
     require_free_port(settings.host, settings.port)
-    with _triton(settings, models) as triton_url, _gateway(settings, models, triton_url) as gateway:
+    with _triton(settings, models) as triton_url, gateway_process(settings, models, triton_url) as (gateway, address):
+        sys.stdout.write(f"gateway {address}\n")
+        sys.stdout.flush()
         return _wait(gateway)
 
 
@@ -70,16 +72,20 @@ def _triton(settings: Settings, models: Sequence[str]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _gateway(settings: Settings, models: Sequence[str], triton_url: str) -> Iterator[subprocess.Popen[str]]:
-    """The gateway's process; its address goes to stdout as it is printed."""
+def gateway_process(
+    settings: Settings, models: Sequence[str], triton_url: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The gateway's process and its `http://` address, once it is ready; drained and ended with the block.
+
+    Raises Unavailable where it does not become ready or does not drain.
+    """
     values = as_environment(settings)
     values[PREFIX + "TRITON_URL"] = triton_url
     command = [sys.executable, "-m", "serving.gateway.main", *models]
     env = child_environment(**values)
     process = subprocess.Popen(command, env=env, start_new_session=True, stdout=subprocess.PIPE, text=True)
     try:
-        _announce(process)
-        yield process
+        yield process, _address_once_ready(process)
     finally:
         if process.poll() is None:
             process.terminate()
@@ -90,8 +96,8 @@ def _gateway(settings: Settings, models: Sequence[str], triton_url: str) -> Iter
                 raise Unavailable(f"the gateway did not drain within {GATEWAY_EXIT_S:.0f} s and was killed") from None
 
 
-def _announce(gateway: subprocess.Popen[str]) -> None:
-    """Print the gateway's address once it answers ready, so that whoever reads the line may ask at once."""
+def _address_once_ready(gateway: subprocess.Popen[str]) -> str:
+    """The gateway's address once it answers ready, so that whoever is told it may ask at once."""
     assert gateway.stdout is not None
     line = gateway.stdout.readline()
     address = re.search(r"http://\S+", line)
@@ -105,12 +111,7 @@ def _announce(gateway: subprocess.Popen[str]) -> None:
         time.sleep(0.1)
     else:
         raise Unavailable("the gateway did not become ready", hint="its own lines above say why")
-    sys.stdout.write(line)
-    sys.stdout.flush()
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    return address.group()
 
 
 def _wait(gateway: subprocess.Popen[str]) -> int:

@@ -140,6 +140,8 @@ class ServedModel:
         """One sound, window after window (`serving.hearing`)."""
         assert sample.sound is not None
         raw, times = hear(self.engine.run, sample.sound, self.bundle.spec, sample.parameters, self._sound_limits)
+        for stage, ms in times.items():
+            self.costs.seconds[stage] += ms / 1e3
         with self.costs.spent("postprocess") as done:
             result = self.task.postprocess(raw, None, self.bundle.spec, sample.parameters)
         return InferResponse(result, None, {**times, "postprocess": done.ms})

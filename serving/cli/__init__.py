@@ -28,6 +28,7 @@ def _register() -> None:
         commands_ingest,
         commands_letters,
         commands_models,
+        commands_profile,
         commands_roles,
         commands_serving,
         commands_streams,
@@ -36,7 +37,8 @@ def _register() -> None:
     )
 
     modules = (commands_models, commands_serving, commands_streams, commands_topics, commands_roles, commands_ingest,
-               commands_letters, commands_up, commands_galleries, commands_evaluation, commands_bad_cases)  # fmt: skip
+               commands_letters, commands_up, commands_galleries, commands_evaluation, commands_bad_cases,
+               commands_profile)  # fmt: skip
     for module in modules:
         module.register(app)
 
