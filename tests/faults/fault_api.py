@@ -34,9 +34,10 @@ class Client:
     next endpoint (requests are idempotent).
     """
 
-    def __init__(self, endpoints: Sequence[Running], rate: float) -> None:
+    def __init__(self, endpoints: Sequence[Running], rate: float, path: str = PATH, body: bytes = b"x" * 2000) -> None:
         self.calls: list[Call] = []
         self._endpoints, self._rate = endpoints, rate
+        self._path, self._body = path, body
         self._good = [True] * len(endpoints)
         self._connections: dict[int, http.client.HTTPConnection] = {}
         self._over = threading.Event()
@@ -83,7 +84,7 @@ class Client:
             number, http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=10)
         )
         try:
-            connection.request("POST", PATH, b"x" * 2000, {"Content-Type": "image/jpeg"})
+            connection.request("POST", self._path, self._body, {"Content-Type": "image/jpeg"})
             answer = connection.getresponse()
             answer.read()
             if answer.will_close:
