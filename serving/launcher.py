@@ -87,13 +87,15 @@ def gateway_process(
     try:
         yield process, _address_once_ready(process)
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(GATEWAY_EXIT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise Unavailable(f"the gateway did not drain within {GATEWAY_EXIT_S:.0f} s and was killed") from None
+        process.terminate()
+        try:
+            process.wait(GATEWAY_EXIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise Unavailable(f"the gateway did not drain within {GATEWAY_EXIT_S:.0f} s and was killed") from None
+        finally:
+            assert process.stdout is not None
+            process.stdout.close()
 
 
 def _address_once_ready(gateway: subprocess.Popen[str]) -> str:
