@@ -17,6 +17,9 @@ from serving.errors import NotFound, ServingError, Unavailable
 from serving.ports import InferenceServer, ServerModel, ServerReply, ServerRequest
 
 T = TypeVar("T")
+# A server that is back is found again by its breaker's next probe and its channel's next connection, a quarter of a
+# second each: where all seem away, that long may be waited for one that is not.
+PATIENCE_S, AGAIN_S = 0.6, 0.1
 
 
 def open_triton(url: str, models: Iterable[str] = ()) -> InferenceServer:
@@ -32,8 +35,8 @@ def open_triton(url: str, models: Iterable[str] = ()) -> InferenceServer:
 class TritonPool:
     """`servers`: two or more, each with breakers of its own, so that one which is down costs next to nothing."""
 
-    def __init__(self, servers: Sequence[InferenceServer]) -> None:
-        self._servers = tuple(servers)
+    def __init__(self, servers: Sequence[InferenceServer], patience_s: float = PATIENCE_S) -> None:
+        self._servers, self._patience_s = tuple(servers), patience_s
         self._turn = 0
 
     async def infer(self, request: ServerRequest, timeout_s: float) -> ServerReply:
@@ -65,13 +68,21 @@ class TritonPool:
         await asyncio.gather(*(server.close() for server in self._servers))
 
     async def _first(self, ask: Callable[[InferenceServer, float], Awaitable[T]], timeout_s: float) -> T:
-        """The answer of the next server in turn that is there."""
+        """The answer of the next server in turn that is there, in rounds until one is or the patience is over."""
         began = time.monotonic()
-        refused: ServingError = Unavailable("the deadline passed before an inference server was found")
         self._turn += 1
+        while True:
+            try:
+                return await self._round(ask, began + timeout_s)
+            except Unavailable:
+                if time.monotonic() + AGAIN_S > began + min(self._patience_s, timeout_s):
+                    raise
+            await asyncio.sleep(AGAIN_S)
+
+    async def _round(self, ask: Callable[[InferenceServer, float], Awaitable[T]], deadline: float) -> T:
+        refused: ServingError = Unavailable("the deadline passed before an inference server was found")
         for number in range(len(self._servers)):
-            left = timeout_s - (time.monotonic() - began)
-            if left <= 0:
+            if (left := deadline - time.monotonic()) <= 0:
                 break
             try:
                 return await ask(self._servers[(self._turn + number) % len(self._servers)], left)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -65,6 +66,8 @@ def test_f15_two_gateways_and_two_tritons(table: Table, load: Load, tmp_path: Pa
             client.close()
             accounts = streams.close()
         figures.told("Tritons and gateways restarted", str(restarts))
+        statuses = Counter(call.status for call in client.calls)
+        figures.told("answers by status, two Tritons", str(dict(statuses)))
         figures.equal(f"failed of {len(client.calls)} requests, two Tritons", client.failed(), 0)
         before, during = client.p99(calm, began), client.p99(began, over)
         figures.told("p99 before, during, two Tritons", f"{before:.1f} ms, {during:.1f} ms")

@@ -60,15 +60,27 @@ def test_all_away_is_unavailable_and_all_without_it_is_unknown() -> None:
     away = [server(), server()]
     for one in away:
         one.stopped = True
-    assert ask(TritonPool(away), 2) == [Unavailable, Unavailable]
+    assert ask(TritonPool(away, 0.0), 2) == [Unavailable, Unavailable]
     assert ask(TritonPool([FakeTriton([]), FakeTriton([])])) == [NotFound]
     away[0].stopped = True
     for order in ([away[0], FakeTriton([])], [FakeTriton([]), away[0]]):
-        assert ask(TritonPool(order), 2) == [Unavailable, Unavailable]
+        assert ask(TritonPool(order, 0.0), 2) == [Unavailable, Unavailable]
 
 
 def test_one_that_is_still_loading_is_passed_over() -> None:
     assert ask(TritonPool([FakeTriton([]), server()]), 4) == [2.0] * 4
+
+
+def test_one_that_is_back_in_a_moment_is_waited_for() -> None:
+    servers = [server(), server()]
+    for one in servers:
+        one.stopped = True
+
+    async def run() -> float:
+        asyncio.get_running_loop().call_later(0.15, setattr, servers[1], "stopped", False)
+        return float((await TritonPool(servers, patience_s=5.0).infer(ASKED, 5.0)).tensors["a"][0, 0])
+
+    assert asyncio.run(run()) == 2.0
 
 
 def test_a_full_queue_is_an_answer_and_not_passed_around() -> None:
