@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
+from converters.check_pipeline import PipelineReport, check_pipeline
 from converters.child import Progress, run_child
 from converters.job import RAW_ONNX, ChildJob, Limits
 from converters.multiply_adds import graph_costs
@@ -64,6 +65,14 @@ class CheckReport:
         for note in self.notes:
             table.add_row("note", note)
         return table
+
+
+def check(
+    spec_path: Path, *, limits: Limits | None = None, progress: Progress | None = None
+) -> CheckReport | PipelineReport:
+    """A model or a pipeline, by what the file holds. Raises ConversionError classes."""
+    spec = ModelSpec.read(spec_path)
+    return check_pipeline(spec, spec_path) if spec.steps else check_model(spec_path, limits=limits, progress=progress)
 
 
 def check_model(spec_path: Path, *, limits: Limits | None = None, progress: Progress | None = None) -> CheckReport:

@@ -56,10 +56,11 @@ def convert(
 
 
 def check(spec: SpecPath, json: Json = False) -> None:
-    """Without weights: operators by target, inputs, outputs, parameters, multiply-adds, last feature map."""
-    from converters.check import check_model
+    """Without weights: operators by target, inputs, outputs, parameters, multiply-adds, last feature map. Of a
+    pipeline: whether its steps fit the YAMLs of their models."""
+    from converters.check import check as check_spec
 
-    report = check_model(spec, progress=say)
+    report = check_spec(spec, progress=say)
     print_json(report.to_dict()) if json else Console().print(report.to_table())
     if not report.passed:
         raise typer.Exit(1)
