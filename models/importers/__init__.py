@@ -18,12 +18,14 @@ __all__ = ["IMPORTERS", "ImportedModel", "Progress", "import_model"]
 IMPORTERS: Mapping[str, str] = {
     "digit_yolo": "models.importers.digit_yolo:bring",
     "digits": "models.importers.digits:bring",
+    "digits_multi": "models.importers.digits_multi:bring",
     "digits_open": "models.importers.digits_open:bring",
     "face_embedder": "models.importers.face_embedder:bring",
     "face_retina": "models.importers.face_retina:bring",
     "face_yolo": "models.importers.face_yolo:bring",
     "mobilenet_v2": "models.importers.mobilenet_v2:bring",
     "person_ssdlite": "models.importers.person_ssdlite:bring",
+    "photo_embedder": "models.importers.photo_embedder:bring",
     "silero_vad": "models.importers.silero_vad:bring",
     "sync_code": "models.importers.sync_code:bring",
 }

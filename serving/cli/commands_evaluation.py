@@ -66,15 +66,20 @@ def thresholds(
     by_class: Annotated[bool, typer.Option("--by-class", help="one threshold for each class")] = False,
     limit: Limit = None, repository: Repository = None, config: Config = None, json: Json = False,
 ) -> None:  # fmt: skip
-    """A classifier's thresholds for a wanted false-accept rate, from samples of which some are labelled `unknown`."""
+    """A classifier's thresholds for a wanted false-accept rate, from samples of which some are labelled `unknown`; an
+    embedder's cosine from which two pictures are near duplicates, from any folder of different pictures."""
     from evaluation.metrics.classification import FAMILY
     from evaluation.thresholds import choose
     from serving.cli.scored import opened
 
     check_runtime(runtime, server)
     with opened(settings_from(config, repository=repository), model, runtime, server) as (bundle, ask):
+        if bundle.spec.task == "embedding":
+            _near_duplicates(model, data, ask, far, limit, json)
+            return
         if bundle.spec.task != "classification":
-            raise typer.BadParameter(f"{model}: thresholds are for task classification, got {bundle.spec.task}")
+            what = f"thresholds are for tasks classification and embedding, got {bundle.spec.task}"
+            raise typer.BadParameter(f"{model}: {what}")
         items = spaced(FAMILY.read(data, bundle.labels), limit)
         counted = lambda *given: metered(ask(*given), len(items))  # noqa: E731
         found = choose(items, counted, far, margin, bundle.labels, by_class)
@@ -89,6 +94,27 @@ def thresholds(
     print(f"thresholds:\n  default: {_yaml(found['thresholds'])}")
     if found["note"]:
         say(found["note"])
+
+
+def _near_duplicates(model: str, data: Path, ask: Any, far: float, limit: int | None, json: bool) -> None:
+    """From which cosine on two pictures are copies of one, by seeded copies of the pictures in `data`."""
+    import tempfile
+
+    from evaluation.near_duplicates import KINDS, choose, read_pictures
+
+    pictures = spaced(read_pictures(data), limit)
+    total = len(pictures) * (1 + len(KINDS))
+    say(f"{len(pictures)} pictures and {len(KINDS)} copies of each: {total} to ask for")
+    with tempfile.TemporaryDirectory(prefix="lockstep-copies-") as folder:
+        found = choose(pictures, lambda *given: metered(ask(*given), len(given[0])), far, Path(folder))
+    if json:
+        print_json({"model": model, "data": str(data), **found})
+        return
+    rows = [
+        {"measured on": part, **{k: f"{v:.4g}" for k, v in found[part].items()}} for part in ("chosen_on", "held_out")
+    ]
+    print_table(f"{model}: near duplicates from a cosine of {found['threshold']} on", rows)
+    print(f"lockstep galleries duplicates NAME --threshold {found['threshold']}")
 
 
 def spaced(items: list[Any], limit: int | None) -> list[Any]:

@@ -110,7 +110,7 @@ def search(
     bundle = newest_certified(settings.repository, reader.facts.pipeline)
     rule = rule_of(reader.facts, bundle.spec)
     with closing(open_served(bundle.version_dir, settings)) as model:
-        document = _ask(model, picture, roi)
+        document = ask_model(model, picture, roi)
     rows = answers(reader.view(), reader.facts, rule, found_in(document), top)
     if json:
         print_json(rows)
@@ -170,10 +170,11 @@ def _documents(
 
     with closing(open_model(settings, pipeline)) as model:
         for path in pictures:
-            yield path, _ask(model, path, roi)
+            yield path, ask_model(model, path, roi)
 
 
-def _ask(model: Any, path: Path, roi: str) -> dict[str, Any]:
+def ask_model(model: Any, path: Path, roi: str) -> dict[str, Any]:
+    """The document of a picture file with its embeddings. Raises BadParameter for a file that cannot be read."""
     from serving.errors import ServingError
     from serving.types import InferRequest
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from serving.gallery.decide import Decision, Rule, decide, threshold_for
+from serving.gallery.duplicates import Group, near_duplicates
 from serving.gallery.facts import Facts
 from serving.gallery.home import Galleries
 from serving.gallery.reader import GalleryReader
@@ -12,6 +13,7 @@ from serving.gallery.writer import GalleryWriter, NewSample
 __all__ = [
     "Decision",
     "Facts",
+    "Group",
     "Galleries",
     "GalleryReader",
     "GalleryWriter",
@@ -20,5 +22,6 @@ __all__ = [
     "Rule",
     "View",
     "decide",
+    "near_duplicates",
     "threshold_for",
 ]

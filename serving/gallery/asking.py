@@ -11,6 +11,7 @@ import numpy as np
 from serving.errors import EngineFailed, ParameterInvalid
 from serving.errors_gallery import NothingToEnrol, QualityTooLow, SeveralToEnrol
 from serving.gallery.decide import Rule, decide
+from serving.gallery.duplicates import Group
 from serving.gallery.facts import Facts
 from serving.gallery.view import View
 from serving.gallery.writer import NewSample, check_chain
@@ -114,6 +115,14 @@ def summary(facts: Facts, view: View) -> dict[str, Any]:
 def subjects(view: View) -> list[dict[str, Any]]:
     """Its subjects, in the order of their enrolment."""
     return [{"subject": n, "label": view.labels.get(n, n), "samples": c} for n, c in view.counts().items()]
+
+
+def duplicate_rows(view: View, groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Groups as they are told: `samples: [{subject, label, sample}]`, `best`, `least`."""
+    return [
+        {"samples": [{"subject": s, "label": view.labels.get(s, s), "sample": n} for s, n in group.members],
+         "best": round(group.best, 4), "least": round(group.least, 4)} for group in groups
+    ]  # fmt: skip
 
 
 def _found(row: Mapping[str, Any]) -> Found | None:

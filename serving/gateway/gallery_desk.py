@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from serving.errors import NotFound
-from serving.gallery import Facts, Galleries, GalleryWriter, Rule, threshold_for
-from serving.gallery.asking import Found, answers, sample_of, subjects, summary
+from serving.errors import NotFound, ParameterInvalid
+from serving.gallery import Facts, Galleries, GalleryWriter, Rule, near_duplicates, threshold_for
+from serving.gallery.asking import Found, answers, duplicate_rows, sample_of, subjects, summary
 
 T = TypeVar("T")
+MOST_COMPARED = 10_000  # samples whose pairs are all compared for one request: seconds of a core at 1280 numbers
 
 
 class GalleryDesk:
@@ -106,6 +107,16 @@ class GalleryDesk:
                 writer.remove(subject)
 
         await self._do(write)
+
+    async def duplicates(self, name: str, rule: Rule) -> dict[str, Any]:
+        """Groups of near duplicates. Searches and changes go on meanwhile: the view never changes."""
+        view = await self._do(lambda: self._galleries.get(name).view())
+        if len(view) > MOST_COMPARED:
+            raise ParameterInvalid(f"gallery {name}: {len(view)} samples, {MOST_COMPARED} at most are compared here",
+                                   hint="`lockstep galleries duplicates` compares any number")  # fmt: skip
+        groups = await asyncio.to_thread(near_duplicates, view, rule.threshold)
+        return {"gallery": name, "threshold": rule.threshold, "samples": len(view),
+                "groups": duplicate_rows(view, groups)}  # fmt: skip
 
     async def search(self, name: str, rule: Rule, found: list[Found], top: int) -> list[dict[str, Any]]:
         """Who each of them is, all against the same view."""

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from serving.bundle import ModelBundle
 from serving.errors import BodyInvalid, ParameterInvalid
-from serving.gallery import Facts
+from serving.gallery import Facts, Rule
 from serving.gallery.asking import Found, found_in, rule_of, to_enrol
 from serving.gateway.bodies import read_json, read_pictures
 from serving.gateway.catalogue import Catalogue
@@ -39,7 +39,8 @@ def register(app: FastAPI) -> None:
     """Put this file's routes into the app."""
     for method, path, handler in (
         ("GET", "/v1/galleries", galleries), ("POST", "/v1/galleries", create), ("GET", ONE, gallery),
-        ("PATCH", ONE, change), ("DELETE", ONE, delete), ("POST", ONE + "/search", search), ("GET", SUBJECT, subject),
+        ("PATCH", ONE, change), ("DELETE", ONE, delete), ("POST", ONE + "/search", search),
+        ("GET", ONE + "/duplicates", duplicates), ("GET", SUBJECT, subject),
         ("POST", SUBJECT, enrol), ("PUT", SUBJECT, enrol), ("PATCH", SUBJECT, relabel), ("DELETE", SUBJECT, remove),
     ):  # fmt: skip
         add(app, method, path, handler)
@@ -92,6 +93,22 @@ async def search(request: Request) -> Response:
         return _json({"results": await desk.search_vector(name, rule, vector, _top(body.get("top", 5)))})
     own, found, _ = await _asked(request, bundle)
     return _json({"results": await desk.search(name, rule, found, _top(own.get("top", 5)))})
+
+
+async def duplicates(request: Request) -> Response:
+    """Groups of near duplicates at `threshold`, the gallery's own where none is given."""
+    context, desk, name = context_of(request), _desk(request), _name(request)
+    facts = await desk.facts(name)
+    given = dict(request.query_params.multi_items())
+    if unknown := set(given) - {"threshold"}:
+        raise ParameterInvalid(f"unknown parameter {sorted(unknown)[0][:60]!r}; expected threshold")
+    if "threshold" not in given:
+        return _json(await desk.duplicates(name, rule_of(facts, _pipeline(context, facts.pipeline).spec)))
+    try:
+        rule = Rule(float(given["threshold"]))
+    except ValueError:
+        raise ParameterInvalid(f"threshold: expected a number, got {given['threshold'][:40]!r}") from None
+    return _json(await desk.duplicates(name, rule))
 
 
 async def subject(request: Request) -> Response:

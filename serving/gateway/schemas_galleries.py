@@ -39,6 +39,13 @@ RESULTS = obj(
         )
     }
 )  # fmt: skip
+_MEMBER = obj({"subject": TEXT, "label": TEXT, "sample": INTEGER})
+DUPLICATES = obj(
+    {
+        "gallery": TEXT, "threshold": NUMBER, "samples": INTEGER,
+        "groups": array(obj({"samples": array(_MEMBER), "best": NUMBER, "least": NUMBER})),
+    }
+)  # fmt: skip
 _READ, _WRITE = (404, 500), (400, 404, 408, 409, 413, 415, 422, 500, 503, 504, 507)
 
 
@@ -65,6 +72,10 @@ def paths(pipelines: Sequence[ModelBundle]) -> dict[str, Schema]:
         f"{one}/search": {
             "post": _operation("search_gallery", "Who is in a picture, or whose embedding this is", 200, RESULTS,
                                (*_WRITE, 429), one, _picture(search=True), _asking("top")),
+        },
+        f"{one}/duplicates": {
+            "get": _operation("gallery_duplicates", "Groups of near duplicates among its samples", 200, DUPLICATES,
+                              (422, *_READ), one, query=[_bound()]),
         },
         subject: {
             "get": _operation("subject", "One subject", 200, SUBJECT, _READ, subject),
@@ -104,6 +115,12 @@ def _picture(search: bool = False) -> Schema:
         vector = obj({"embedding": {**array(NUMBER), "minItems": 1}, "top": INTEGER}, optional=("top",))
         content["application/json"] = {"schema": vector}
     return content
+
+
+def _bound() -> Schema:
+    """The query parameter of `duplicates`."""
+    return {"name": "threshold", "in": "query", "required": False, "description": "cosine; default: the gallery's",
+            "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 1}}  # fmt: skip
 
 
 def _asking(own: str) -> list[Schema]:

@@ -114,6 +114,22 @@ def test_enrol_search_update_delete_list(client: TestClient, people: str) -> Non
     assert_problem(client.get(people), 404, "not_found")
 
 
+def test_near_duplicates_of_a_gallery(client: TestClient, people: str) -> None:
+    assert client.get(f"{people}/duplicates").json()["groups"] == []
+    for subject, person in (("anna", 1), ("ben", 2), ("anna_again", 5)):  # 5 is 1 moved a little
+        assert enrol(client, people, subject, person, label=f"L-{subject}").status_code == 201
+    told = client.get(f"{people}/duplicates").json()
+    assert (told["gallery"], told["threshold"], told["samples"]) == ("people", 0.9, 3), "the pipeline's own threshold"
+    (group,) = told["groups"]
+    assert [row["subject"] for row in group["samples"]] == ["anna", "anna_again"]
+    assert group["samples"][0] == {"subject": "anna", "label": "L-anna", "sample": 1}
+    assert 0.99 < group["least"] == group["best"] <= 1
+    assert client.get(f"{people}/duplicates?threshold=1").json()["groups"] == []
+    for query in ("threshold=2", "threshold=x", "threshold=nan", "top=3"):
+        assert_problem(client.get(f"{people}/duplicates?{query}"), 422, "parameter_invalid")
+    assert_problem(client.get("/v1/galleries/nobody/duplicates"), 404, "not_found")
+
+
 def test_a_picture_without_or_with_several_faces_is_not_enrolled(client: TestClient, people: str) -> None:
     for body, code in ((picture(), "nothing_to_enrol"), (picture(1, 2), "several_to_enrol"),
                        (picture(1, small=True), "quality_too_low")):  # fmt: skip
