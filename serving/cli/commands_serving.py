@@ -151,6 +151,23 @@ def bench_load(
     print(target)
 
 
+def bench_workloads(
+    rounds: Annotated[int, typer.Option(min=1, help="rounds of ours and bare in turns; 10 or more to quote")] = 5,
+    repository: Repository = None, config: Config = None, json: Json = False,
+) -> None:  # fmt: skip
+    """Gallery search, trackers, a sound stream, faces: CPU-ms against the bare loop of the same steps, and limits."""
+    from models.importers import import_model
+    from serving.testing.workload_bench import measure
+
+    settings = settings_from(config, repository=repository)
+    sound = import_model("silero_vad", settings.cache_dir, say).samples / "recorded_lity_01_austen_64kb_0870.wav"
+    photo = import_model("face_retina", settings.cache_dir, say).samples / "sample2.jpg"
+    rows = [figure.to_row() for figure in measure(settings, sound, photo, rounds, say)]
+    print_json(rows) if json else print_table("workloads", rows)
+    if any(row["verdict"] == "missed" for row in rows):
+        raise typer.Exit(1)
+
+
 def bench_stream(
     model: Annotated[str, typer.Option("--model", "-m", help="a published detector")] = "person_ssdlite",
     rounds: Annotated[int, typer.Option(min=1, help="rounds; 10 or more for a figure to quote")] = 5,
@@ -200,6 +217,7 @@ def bench_kafka(
 BENCHMARKS: dict[str, tuple[Callable[..., None], str]] = {  # with the code of what keeps each from running
     "rest": (bench_rest, "bench_rest"), "stream": (bench_stream, "bench_stream"), "kafka": (bench_kafka, "bench_kafka"),
     "overload": (bench_overload, "bench_overload"), "load": (bench_load, "load_test"),
+    "workloads": (bench_workloads, "bench_workloads"),
 }  # fmt: skip
 
 
