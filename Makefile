@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
 
-.PHONY: help setup system demo up dashboards-check test test-long test-faults lint bench loadtest clean
+.PHONY: help setup system demo demo-workloads up dashboards-check test test-long test-faults lint bench loadtest clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-17s %s\n", $$1, $$2}'
@@ -16,6 +16,9 @@ system: ## Debian packages the tests like to have (LOCKSTEP_APT=0 forbids)
 
 demo: setup ## two real models converted, certified and served; a real photo answered; all paths printed
 	@$(PY) -m tools.demo
+
+demo-workloads: setup ## a served example of every workload on real input; a page in output/workloads/
+	@$(PY) -m tools.workloads
 
 up: setup system ## the whole distributed system on this machine, with two live sample sources, until Ctrl-C
 	@exec .venv/bin/lockstep up

@@ -4,8 +4,6 @@ street scene are answered through REST; a clip becomes a mixed video. Everything
 
 from __future__ import annotations
 
-import re
-import signal
 import subprocess
 import sys
 import time
@@ -20,10 +18,9 @@ from skimage import data as photos
 from serving.config import load_settings
 from serving.draw import annotate
 from serving.types import Detections
+from tools.serve import LOCKSTEP, ROOT, Server
 
-ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "output" / "demo"
-LOCKSTEP = str(Path(sys.executable).with_name("lockstep"))
 MODELS = ("mobilenet_v2", "person_ssdlite")
 CLIP = ROOT / "models" / "samples" / "pedestrians.mp4"
 
@@ -39,25 +36,6 @@ def lockstep(*arguments: str) -> None:
     done = subprocess.run([LOCKSTEP, *arguments], cwd=ROOT, check=False)
     if done.returncode:
         sys.exit(f"demo: `lockstep {arguments[0]}` ended with {done.returncode}; its message is above")
-
-
-class Server:
-    """`lockstep serve` on a free port, ended on the way out."""
-
-    def __enter__(self) -> str:
-        print(f"  $ lockstep serve {' '.join(MODELS)} --port 0", flush=True)
-        self.process = subprocess.Popen(
-            [LOCKSTEP, "serve", *MODELS, "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, text=True
-        )
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if match := re.search(r"http://\S+", line):
-                return match.group()
-        sys.exit(f"demo: the server ended with {self.process.wait()}; its message is above")
-
-    def __exit__(self, *_: object) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        print(f"  servers stopped (exit {self.process.wait(60)})")
 
 
 def ask(base: str, model: str, picture: Path) -> dict[str, Any]:
@@ -119,13 +97,13 @@ def main() -> None:
         lockstep("convert", f"models/{model}.yaml")
     made = [p for m in MODELS for p in sorted((settings.repository / m).glob("*/certificate.*.html"))[-1:]]
     step(2, "Served: Triton behind a gateway, both on loopback")
-    with Server() as base:
+    with Server(MODELS) as server:
         step(3, "The five best classes of a real photo")
-        made += classify(base)
+        made += classify(server.url)
         step(4, "Persons in a real street scene")
         from models.importers import import_model
 
-        made += detect(base, import_model("person_ssdlite", settings.cache_dir, lambda text: None).samples)
+        made += detect(server.url, import_model("person_ssdlite", settings.cache_dir, lambda text: None).samples)
         step(5, "The servers are stopped")
     step(6, "A real clip: every box on the frame it was computed from, found by PTS")
     made += mix()
@@ -135,4 +113,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RuntimeError as error:
+        sys.exit(f"demo: {error}")
