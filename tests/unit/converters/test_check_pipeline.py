@@ -18,7 +18,7 @@ PIPELINES = sorted(p.name for p in MODELS.glob("*.yaml") if "\nsteps:" in p.read
 @pytest.mark.parametrize("name", PIPELINES)
 def test_every_shipped_pipeline_fits_its_models(name: str) -> None:
     report = check(MODELS / name)
-    assert isinstance(report, PipelineReport) and report.passed and len(report.steps) >= 2
+    assert isinstance(report, PipelineReport) and report.passed and report.steps
     assert report.to_table().row_count == len(report.steps) == len(report.to_dict()["steps"])
 
 
