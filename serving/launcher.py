@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import signal
 import socket
@@ -22,6 +23,7 @@ import httpx2 as httpx
 
 from serving.config import PREFIX, Settings, as_environment, child_environment
 from serving.errors import Unavailable
+from serving.triton import exec_bound
 from serving.triton.embedded import EmbeddedTriton
 
 logger = logging.getLogger("lockstep.serve")
@@ -81,7 +83,9 @@ def gateway_process(
     """
     values = as_environment(settings)
     values[PREFIX + "TRITON_URL"] = triton_url
-    command = [sys.executable, "-m", "serving.gateway.main", *models]
+    # exec_bound: the gateway ends when this process is killed.
+    bound = [sys.executable, "-I", "-S", exec_bound.__file__, str(os.getpid())]
+    command = [*bound, sys.executable, "-m", "serving.gateway.main", *models]
     env = child_environment(**values)
     process = subprocess.Popen(command, env=env, start_new_session=True, stdout=subprocess.PIPE, text=True)
     try:
