@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from serving.errors import ParameterInvalid
+from serving.errors import InputError, ParameterInvalid
 
 MOST_TARGETS = 8  # of a source at a time: each costs three search crops a picture
 LEAST_SIDE = 4  # pixels
@@ -13,9 +13,15 @@ _TARGET = re.compile(r"(\d+),(\d+),(\d+),(\d+)(?:@(\d{1,7}(?:\.\d{1,9})?))?", re
 
 
 class TargetInvalid(ParameterInvalid):
-    """A box that cannot be followed: outside the picture, too small, or one too many."""
+    """A box that cannot be followed: outside the picture, or too small."""
 
     code = "target_invalid"
+
+
+class TargetRefused(InputError):
+    """Not now: nothing is known of the source's pictures yet, or it has as many targets as it may."""
+
+    code = "target_refused"
 
 
 @dataclass(frozen=True, slots=True)

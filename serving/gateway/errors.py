@@ -52,6 +52,7 @@ TABLE: Mapping[str, Row] = {
     ),
     "parameter_invalid": Row(422, "An unknown parameter, or a value outside its range", "see GET /v1/models/{name}"),
     "not_found": Row(404, "There is no such model, version, stream or route", "GET /v1/models lists the models"),
+    "target_refused": Row(409, "The source takes no further target now", "see the targets it has"),
     "target_invalid": Row(422, "A box that cannot be followed", "give a box inside the picture"),
     "address_refused": Row(422, "A source may not be at this address", "see docs/rest.md, Streams"),
     "stream_exists": Row(409, "Another source is registered under this name", "change it with PATCH, or delete it"),

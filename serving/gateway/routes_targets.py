@@ -25,7 +25,7 @@ from serving.ports_index import Json, ResultIndex
 from serving.records import StreamMessage, encode_stream
 from serving.records.fields import MAX_EPOCH
 from serving.records.streams import target_document
-from serving.targets import MOST_TARGETS, Aim, TargetInvalid
+from serving.targets import MOST_TARGETS, Aim, TargetInvalid, TargetRefused
 
 TARGETS = f"{ONE}/targets"
 _TAKEN = ("xyxy", "epoch", "pts_ns")
@@ -49,11 +49,11 @@ async def create(request: Request) -> Response:
     newest = await services.ask(deadline, lambda index: _newest(index, source_id))
     if newest is None:
         hint = "GET /v1/streams/{source_id} shows the newest result under `latest`"
-        raise TargetInvalid(f"{source_id}: no picture of it is known yet, so its size is not", hint=hint)
+        raise TargetRefused(f"{source_id}: no picture of it is known yet, so its size is not", hint=hint)
     aim = _aim(body, newest, max((known.target_id for known in stream.targets), default=0) + 1)
     kept = tuple(known for known in stream.targets if known.epoch >= int(newest["epoch"]))
     if len(kept) >= MOST_TARGETS:
-        raise TargetInvalid(f"{source_id}: has {MOST_TARGETS} targets, the most there may be", hint="DELETE one")
+        raise TargetRefused(f"{source_id}: has {MOST_TARGETS} targets, the most there may be", hint="DELETE one")
     await _write(services, deadline, replace(stream, targets=(*kept, aim)))
     headers = {"location": f"/v1/streams/{source_id}/targets/{aim.target_id}"}
     return json_response({"source_id": source_id, **target_document(aim)}, 201, headers)
@@ -105,8 +105,7 @@ def _aim(body: Mapping[str, Any], newest: Json, target_id: int) -> Aim:
     same = epoch == int(newest["epoch"])
     pts_ns = _number(body, "pts_ns", 0, INT64_MOST, int(newest["pts_ns"]) if same else 0)
     aim = Aim(target_id, (x1, y1, x2, y2), epoch, pts_ns)
-    if same:
-        aim.check_inside(int(newest["image"]["width"]), int(newest["image"]["height"]))
+    aim.check_inside(int(newest["image"]["width"]), int(newest["image"]["height"]))
     return aim
 
 

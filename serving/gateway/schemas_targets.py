@@ -36,7 +36,7 @@ def paths(name: Schema) -> dict[str, Schema]:
     }
     gone = {"description": "followed no longer", "headers": REQUEST_ID_HEADER}
     target = {"name": "target_id", "in": "path", "required": True, "schema": _TARGET_ID, "description": "its number"}
-    written = (400, 404, 408, 413, 415, 422, 429, 503, 504)
+    written = (400, 404, 408, 409, 413, 415, 422, 429, 503, 504)
     return {
         "/v1/streams/{source_id}/targets": {
             "get": _operation("targets", "The targets of a source", {"200": found}, [name], (404, 422, 429, 503, 504)),

@@ -27,6 +27,7 @@ _PIXELS = np.full((_SIDE, _SIDE, 3), (30, 120, 200), np.uint8)
 FILES = {kind: cv2.imencode(f".{kind}", _PIXELS)[1].tobytes() for kind in ("jpeg", "png", "webp")}
 SOUND = wav_of(np.zeros(800, np.float32), 8000)
 ENOUGH_MS = 10_000
+BOX = [4, 4, 40, 30]
 ROI = f"1,2,{_SIDE - 3},{_SIDE}"
 _DTYPES = {"FP32": 0.5, "FP64": 0.5, "BOOL": True}
 
@@ -94,11 +95,27 @@ def _streams(case: Any, right: bool) -> None:
     case.path_parameters["source_id"] = "gate"
     if "file" in case.path_parameters:
         case.path_parameters["file"] = "index.m3u8"
-    if method == "DELETE":
+    if "/targets" in path:
+        _targets(case)
+    elif method == "DELETE":
         case.path_parameters["source_id"] = "leaves"
         body = {"source_id": "leaves", "address": ADDRESS, "pipelines": ["persons"]}
         base = case.operation.base_url.rstrip("/")
         requests.post(f"{base}/v1/streams", json=body, timeout=10).raise_for_status()
+
+
+def _targets(case: Any) -> None:
+    """A box inside the stub's picture, room for it, and one to delete."""
+    url = f"{case.operation.base_url.rstrip('/')}/v1/streams/gate/targets"
+    if case.method == "GET":
+        return
+    for target in requests.get(url, timeout=10).json().get("targets", []):
+        requests.delete(f"{url}/{target['target_id']}", timeout=10)
+    if case.method == "POST" and isinstance(case.body, dict):
+        case.body["xyxy"] = BOX
+    if case.method == "DELETE":
+        made = requests.post(url, json={"xyxy": BOX}, timeout=10)
+        case.path_parameters["target_id"] = made.json().get("target_id", 1)  # 1: the gate was taken away meanwhile
 
 
 def _v2(case: Any, right: bool) -> None:

@@ -67,6 +67,7 @@ def test_targets_outlive_other_settings(streams: TestClient) -> None:
     [
         ({"xyxy": [4, 4, 65, 30]}, "target_invalid"),
         ({"xyxy": [4, 4, 40, 49]}, "target_invalid"),
+        ({"xyxy": [4, 4, 40, 49], "epoch": 9}, "target_invalid"),
         ({"xyxy": [-1, 4, 40, 30]}, "target_invalid"),
         ({"xyxy": [40, 4, 4, 30]}, "target_invalid"),
         ({"xyxy": [4, 4, 40]}, "target_invalid"),
@@ -88,11 +89,11 @@ def test_an_unknown_source_is_not_found_and_one_without_a_picture_refused(
 ) -> None:
     assert_problem(streams.post("/v1/streams/nobody/targets", json={"xyxy": BOX}), 404, "not_found")
     stub.register(StreamMessage("young", "udp://127.0.0.1:5005", ("persons",)))
-    assert_problem(streams.post("/v1/streams/young/targets", json={"xyxy": BOX}), 422, "target_invalid")
+    assert_problem(streams.post("/v1/streams/young/targets", json={"xyxy": BOX}), 409, "target_refused")
 
 
 def test_there_are_eight_at_most(streams: TestClient) -> None:
-    assert [streams.post(GATE, json={"xyxy": BOX}).status_code for _ in range(9)] == [201] * 8 + [422]
+    assert [streams.post(GATE, json={"xyxy": BOX}).status_code for _ in range(9)] == [201] * 8 + [409]
 
 
 def test_the_record_holds_them_and_a_worker_hears_of_them_without_forgetting(stub: StubStreams) -> None:
