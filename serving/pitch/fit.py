@@ -16,7 +16,7 @@ from serving.pitch.model import LINE_WIDTH, Matrix, Pitch, Points, project
 
 NEAR = 3.0  # working pixels from a marking to its paint
 STEP = 0.5
-PLAIN = 1.0  # pixels: thinner lines are pale, and may be missing
+PLAIN, PLAIN_SHARE = 1.0, 0.6  # pixels: thinner lines are pale; much thinner ones may be missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,7 @@ class _Near:
     off: Points
     found: Points
     pixels: Points  # length of a sample in the picture, less where its line is too thin to be seen
+    plain: Points  # the same, 0 where its line is so thin that it may be missing
 
 
 def _distances(seen: Seen, matrix: Matrix, points: Points, directions: Points, reach: float) -> _Near:
@@ -84,7 +85,7 @@ def _distances(seen: Seen, matrix: Matrix, points: Points, directions: Points, r
     part = np.where(window, grey, 0) + 1e-9
     off = (part * offsets).sum(axis=1) / part.sum(axis=1)
     found = visible & (grey[np.arange(len(grey)), peak] > 0.6 * seen.noise)
-    return _Near(at, normal, off, found, length)
+    return _Near(at, normal, off, found, length, length * (thick > PLAIN_SHARE * PLAIN))
 
 
 def _step(
@@ -115,9 +116,8 @@ def _judged(seen: Seen, matrix: Matrix, pitch: Pitch, near: _Near, normal_matrix
     covered = float(near.pixels[inlier].sum())
     gain = covered - 0.7 * (total - covered)
     markings = sum(int(inlier[groups == group].sum() >= 5) for group in np.unique(groups[inlier]))
-    length = np.bincount(groups, near.pixels)
-    painted = np.bincount(groups, near.pixels * inlier)
-    bare = int(((length > 0.05 * seen.mask.shape[1]) & (painted < 0.4 * length)).sum())
+    length, painted = np.bincount(groups, near.plain), np.bincount(groups, near.plain * inlier)
+    bare = int(((length > 0.03 * seen.mask.shape[1]) & (painted < 0.4 * length)).sum())
     unsure = _unsure(seen, matrix, pitch, normal_matrix, max(error, 0.7))
     explained = _explained(seen, matrix, pitch)
     return Fit(matrix, error, int(inlier.sum()), covered / total, explained, gain, unsure, markings, bare)

@@ -34,6 +34,8 @@ def test_corner_error_is_the_mean_distance() -> None:
 def test_the_graf_pair_is_found_within_seven_pixels_of_its_true_matrix() -> None:
     first, second, true = graf_pair(load_settings().settings.cache_dir, lambda _: None)
     one, other = (cv2.imread(str(path)) for path in (first, second))
+    assert one is not None and other is not None
+    one, other = (picture.astype(np.uint8) for picture in (one, other))
     found = between(one, other)
     assert found is not None
     assert found[1] > 200

@@ -20,6 +20,7 @@ from serving.pipelines import PipelineModel
 from serving.spec import ModelSpec
 from serving.streams.sessions import Sessions
 from serving.tasks import task_named
+from serving.tasks.base import ShapesRequests
 from serving.tasks.homography import TASK, Homography
 from serving.tasks.pipeline import TASK as PIPELINE
 from serving.tasks.pipeline import PipelineResult
@@ -130,7 +131,8 @@ def test_agreement_flips_with_the_state_and_with_metres(tmp_path: Path) -> None:
 
 
 def test_a_new_epoch_starts_with_no_map(tmp_path: Path, near: str) -> None:
-    spec, sessions, asked = alone(tmp_path).bundle.spec, Sessions(), []
+    spec, sessions = alone(tmp_path).bundle.spec, Sessions()
+    asked: list[str | None] = []
 
     def infer(requests: Any) -> list[InferResponse]:
         asked.extend(request.parameters.get("near") for request in requests)
@@ -140,7 +142,9 @@ def test_a_new_epoch_starts_with_no_map(tmp_path: Path, near: str) -> None:
     for epoch, seq, pts_ns in ((1, 0, 0), (1, 1, 40_000_000), (2, 0, 0), (2, 1, 40_000_000)):
         frame = Frame("cam", epoch, seq, pts_ns, pts_ns, Fraction(1, 10**9), ("map",), 0)
         (session,) = sessions.of(frame, "map", [lambda: TASK.new_session(spec, {})])
+        assert isinstance(session, ShapesRequests)
         answer = session.ask(InferRequest(frame=blank), infer, pts_ns)
+        assert isinstance(answer, InferResponse)
         session.update(answer.result, pts_ns, blank)
     assert [hint is None for hint in asked] == [True, False, True, False], "the filter is not reset at an epoch"
 

@@ -50,11 +50,11 @@ def _court() -> PixelArray:
     picture = scene.draw(camera)
     to_picture = to_pixels(camera.to_metres)
     long, wide, in_, serve = 23.77, 10.97, 1.37, 5.48
-    lines = [(0, y, long, y) for y in (0, in_, wide - in_, wide)] + [(x, 0, x, wide) for x in (0, long)]
+    lines = [(0.0, y, long, y) for y in (0.0, in_, wide - in_, wide)] + [(x, 0.0, x, wide) for x in (0.0, long)]
     lines += [(x, in_, x, wide - in_) for x in (serve, long - serve)] + [(serve, wide / 2, long - serve, wide / 2)]
     for x1, y1, x2, y2 in lines:
-        ends = project(to_picture, np.array([[x1 + 40, y1 + 50], [x2 + 40, y2 + 50.0]]))
-        cv2.line(picture, *[tuple(np.round(e).astype(int).tolist()) for e in ends], (240, 240, 240), 3, cv2.LINE_AA)
+        ends = project(to_picture, np.array([[x1 + 40, y1 + 50], [x2 + 40, y2 + 50]]))
+        cv2.polylines(picture, [np.round(ends).astype(np.int32)], False, (240, 240, 240), 3, cv2.LINE_AA)
     return picture
 
 
