@@ -18,7 +18,7 @@ from serving.types import PixelArray
 
 HOLD_NS = 1_000_000_000
 ALPHA = 0.6  # of what a frame's own map says against where the camera was going
-BETA = ALPHA**2 / (2 - ALPHA)  # Benedict and Bordner 1962
+NOISE_PX = 3.0  # what moves further is the camera's: a map is never drawn off its own frame by more than 0.4 of this
 FASTEST = 1.2  # picture widths a second: what moves more is a cut, or wrong
 _STILL: Matrix = np.zeros((3, 3))
 
@@ -72,12 +72,15 @@ class MapFilter:
     def _drawn(self, expected: Matrix | None, told: Matrix, pts_ns: int, picture: PixelArray) -> Matrix:
         """The expected map drawn towards the frame's own; the turning drawn along."""
         step = pts_ns - self._pts_ns
-        if expected is None or step <= 0 or moved(expected, told, picture) > 0.1 * picture.shape[1]:
+        pixels = 0.0 if expected is None else moved(expected, told, picture)
+        if expected is None or step <= 0 or pixels > 0.1 * picture.shape[1]:
             self._turn = _STILL  # found anew
             return told
+        alpha = 1 - (1 - ALPHA) * min(1.0, NOISE_PX / max(pixels, 1e-9))
+        beta = alpha**2 / (2 - alpha)  # Benedict and Bordner 1962
         off = normalised(np.linalg.inv(expected) @ told) - np.eye(3)
-        self._turn = self._turn + BETA / step * off
-        return normalised(expected @ (np.eye(3) + ALPHA * off))
+        self._turn = self._turn + beta / step * off
+        return normalised(expected @ (np.eye(3) + alpha * off))
 
     def _keep(self, matrix: Matrix, pts_ns: int, picture: PixelArray) -> None:
         self._map, self._pts_ns, self._picture = matrix, pts_ns, picture

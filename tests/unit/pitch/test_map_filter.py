@@ -40,6 +40,16 @@ def test_noise_of_single_maps_is_less_by_where_the_camera_was_going() -> None:
     assert np.mean(kept[8:]) < 0.85 * np.mean(raw[8:])
 
 
+def test_a_camera_that_starts_to_turn_is_not_lagged_behind() -> None:
+    maps = MapFilter()
+    for number in range(12):
+        true = turned(0.15 * number**2).to_metres
+        found, _ = maps.update(told(true), number * 160 * MS, BLANK)
+        assert found.to_metres is not None
+        assert field_error(found.to_metres, true, SIZE) < 0.35
+    assert maps._turn.any()
+
+
 def test_a_gap_is_bridged_by_the_pictures_motion_and_ends_as_unknown() -> None:
     scene, maps = Scene(seed=4, noise=1.0, paint=0.9), MapFilter()
     cameras = [turned(0.5 * number) for number in range(4)]
