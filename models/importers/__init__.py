@@ -26,6 +26,7 @@ IMPORTERS: Mapping[str, str] = {
     "mobilenet_v2": "models.importers.mobilenet_v2:bring",
     "person_ssdlite": "models.importers.person_ssdlite:bring",
     "photo_embedder": "models.importers.photo_embedder:bring",
+    "siamfc": "models.importers.siamfc:bring",
     "silero_vad": "models.importers.silero_vad:bring",
     "sync_code": "models.importers.sync_code:bring",
 }

@@ -160,7 +160,8 @@ def likeness_map(template: FloatArray, found: FloatArray) -> npt.NDArray[np.floa
     [m - n + 1, m - n + 1]."""
     cells, wide = template.shape[1], found.shape[1] - template.shape[1] + 1
     weighted = (template * cell_weights(cells)).reshape(len(template), -1)
-    each = (weighted.T @ found.reshape(len(found), -1)).reshape(cells, cells, *found.shape[1:])
+    flat = found.reshape(len(found), -1).astype(np.float64)  # in FP32 the sum would depend on the number of threads
+    each = (weighted.T.astype(np.float64) @ flat).reshape(cells, cells, *found.shape[1:])
     likeness = np.zeros((wide, wide))
     for row in range(cells):
         for column in range(cells):
