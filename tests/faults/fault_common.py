@@ -65,6 +65,7 @@ def counter_faults(row: Row) -> list[str]:
         counted = {
             (outcome, reason): int(float(value))
             for outcome, reason, value in re.findall(_COUNTER.format(source=re.escape(source)), text)
+            if float(value)  # every outcome and reason stands at 0 from the start
         }
         told = {("dropped", reason): n for reason, n in account.dropped.items()}
         told |= {("dead_letter", reason): n for reason, n in account.dead.items()} | {
