@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from deploy.embedded.child import end, start_bound
 from deploy.embedded.kafka_jars import KAFKA_HOME, fetch
 from serving.errors import Unavailable
-from serving.triton import exec_bound
 
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
@@ -93,27 +93,15 @@ class EmbeddedKafka:
         properties.write_text("".join(f"{name}={value}\n" for name, value in self._properties().items()))
         if not (self.settings.data / "log" / "meta.properties").is_file():
             self._format(classpath, properties)
-        shim = [sys.executable, "-I", "-S", exec_bound.__file__, str(os.getpid())]
-        with self.output.open("ab") as out:
-            start = out.tell()
-            self._process = subprocess.Popen(
-                [*shim, *self._java(classpath), "kafka.Kafka", str(properties)],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
-            )  # fmt: skip
+        start = self.output.stat().st_size if self.output.exists() else 0
+        self._process = start_bound([*self._java(classpath), "kafka.Kafka", str(properties)], self.output)
         self._wait_until_started(start, timeout_s)
 
     def stop(self, timeout_s: float = STOP_SECONDS) -> None:
         """In good order: logs are flushed and closed; killed where that takes too long."""
-        if self._process is None:
-            return
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        self._process.wait()
-        self._process = None
+        if self._process is not None:
+            end(self._process, timeout_s)
+            self._process = None
 
     def kill(self) -> None:
         """SIGKILL: nothing is flushed."""

@@ -7,11 +7,9 @@ the last day. The files are written whether or not there is a Prometheus here, s
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -19,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from deploy.embedded.child import end, start_bound
 from serving.errors import Unavailable
-from serving.triton import exec_bound
 
 SOURCE = Path(__file__).resolve().parents[1] / "prometheus"
 PROGRAM, PACKAGE = "prometheus", "prometheus"
@@ -87,32 +85,21 @@ class EmbeddedPrometheus:
             with socket.socket() as held:
                 held.bind(("127.0.0.1", 0))
                 self._port = held.getsockname()[1]
-        shim = [sys.executable, "-I", "-S", exec_bound.__file__, str(os.getpid())]
         options = [
             f"--config.file={self.settings.data / 'prometheus.yml'}",
             f"--storage.tsdb.path={self.settings.data / 'series'}",
             "--storage.tsdb.retention.time=1d",
             f"--web.listen-address=127.0.0.1:{self._port}",
         ]
-        with self.output.open("ab") as out:
-            self._process = subprocess.Popen(
-                [*shim, program, *options], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
-            )
+        self._process = start_bound([program, *options], self.output)
         self._wait_until_it_answers()
         return True
 
     def stop(self, timeout_s: float = STOP_SECONDS) -> None:
         """In good order, killed where that takes too long."""
-        if self._process is None:
-            return
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        self._process.wait()
-        self._process = None
+        if self._process is not None:
+            end(self._process, timeout_s)
+            self._process = None
 
     # -- inside -----------------------------------------------------------------------------------------------------
 

@@ -12,14 +12,13 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from deploy.embedded.child import end, start_bound
 from serving.errors import Unavailable
-from serving.triton import exec_bound
 
 START_SECONDS = 10.0
 STOP_SECONDS = 3.0
@@ -79,25 +78,14 @@ class EmbeddedRedis:
         file.touch(mode=0o600)
         file.chmod(0o600)
         file.write_text("".join(f"{name} {value}\n" for name, value in self._directives()))
-        shim = [sys.executable, "-I", "-S", exec_bound.__file__, str(os.getpid())]
-        with self.output.open("ab") as out:
-            self._process = subprocess.Popen(
-                [*shim, server, str(file)], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
-            )
+        self._process = start_bound([server, str(file)], self.output)
         self._wait_until_it_answers()
 
     def stop(self, timeout_s: float = STOP_SECONDS) -> None:
         """In good order, killed where that takes too long."""
-        if self._process is None:
-            return
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        self._process.wait()
-        self._process = None
+        if self._process is not None:
+            end(self._process, timeout_s)
+            self._process = None
 
     def kill(self) -> None:
         """SIGKILL."""

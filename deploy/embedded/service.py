@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from serving.triton import exec_bound
+from deploy.embedded.child import start_bound
 
 FIRST_S, MOST_S, STEADY_S = 0.5, 8.0, 30.0
 
@@ -42,12 +40,7 @@ class Service:
 
     def start(self) -> None:
         """Its output is appended to the log."""
-        shim = [sys.executable, "-I", "-S", exec_bound.__file__, str(os.getpid())]
-        with self.log.open("ab") as out:
-            self.process = subprocess.Popen(
-                [*shim, *self.command], env=dict(self.environment), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-                start_new_session=True,
-            )  # fmt: skip
+        self.process = start_bound(self.command, self.log, self.environment)
         self._started = time.monotonic()
 
     def watch(self, told: TextIO) -> None:

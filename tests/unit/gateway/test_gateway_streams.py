@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +11,16 @@ import pytest
 from gateway_kit import assert_problem
 from starlette.testclient import TestClient
 
-from serving.config import Settings
 from serving.errors import Unavailable
 from serving.gateway import stream_feed
-from serving.gateway.app import create_app
-from serving.gateway.catalogue import Catalogue
 from serving.gateway.stream_events import QUEUE, Event, Subscription
 from serving.gateway.stream_feed import EventStream
 from serving.gateway.stream_states import state_of
 from serving.records import StreamMessage, decode_stream
-from serving.testing.stub_bundles import stub_canaries
-from serving.testing.stub_server import StubServer
 from serving.testing.stub_streams import FRAME_NS, StubStreams
 
 CAMERA = "rtsp://{CAMERA_1_USER}:{CAMERA_1_PASSWORD}@198.51.100.7/live"
 LEAVES: dict[str, Any] = {"source_id": "leaves", "address": CAMERA, "pipelines": ["persons"]}
-
-
-@pytest.fixture
-def stub(tmp_path: Path) -> StubStreams:
-    made = StubStreams(tmp_path / "streams")
-    made.fill()
-    return made
-
-
-@pytest.fixture
-def streams(stub: StubStreams, settings: Settings, server: StubServer, catalogue: Catalogue) -> Iterator[TestClient]:
-    app = create_app(settings, server, catalogue, stub_canaries(catalogue.bundles), streams=stub.services)
-    with TestClient(app) as client:
-        while client.get("/v1/streams").status_code == 503:
-            pass  # the thread that follows the log has just begun
-        yield client
 
 
 def events_of(text: str) -> list[tuple[str, str, dict[str, Any]]]:

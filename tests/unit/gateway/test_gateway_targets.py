@@ -2,46 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from gateway_kit import assert_problem
 from starlette.testclient import TestClient
 
-from serving.config import Settings
-from serving.gateway.app import create_app
-from serving.gateway.catalogue import Catalogue
 from serving.records import StreamMessage, decode_stream, encode_stream
 from serving.roles.ingest_fleet import _reads_alike
 from serving.roles.names import Names
 from serving.roles.registered import Registered
 from serving.targets import Aim
-from serving.testing.stub_bundles import stub_canaries
-from serving.testing.stub_server import StubServer
 from serving.testing.stub_streams import FRAME_NS, StubStreams
 
 GATE = "/v1/streams/gate/targets"
 BOX = [4, 4, 40, 30]  # of a picture of 64x48
 NEWEST_NS = 9 * FRAME_NS
-
-
-@pytest.fixture
-def stub(tmp_path: Path) -> StubStreams:
-    made = StubStreams(tmp_path / "streams")
-    made.fill()
-    return made
-
-
-@pytest.fixture
-def streams(stub: StubStreams, settings: Settings, server: StubServer, catalogue: Catalogue) -> Iterator[TestClient]:
-    app = create_app(settings, server, catalogue, stub_canaries(catalogue.bundles), streams=stub.services)
-    with TestClient(app) as client:
-        while client.get("/v1/streams").status_code == 503:
-            pass  # the thread that follows the log has just begun
-        yield client
 
 
 def test_a_target_is_given_listed_and_taken_away(streams: TestClient, stub: StubStreams) -> None:
