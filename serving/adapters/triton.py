@@ -28,6 +28,9 @@ logger = logging.getLogger("lockstep.triton")
 T = TypeVar("T")
 
 MAX_MESSAGE_BYTES = 2**31 - 1
+# Of its time, a request may wait so much in Triton's queue. One that left the queue at the very end of its time would
+# be computed for nobody, and in a full queue all do.
+WAITING_SHARE = 0.7
 _CHANNEL = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -70,7 +73,7 @@ class TritonServer:
             "outputs": [InferRequestedOutput(output) for output in request.outputs] or None,
             "request_id": request.request_id,
             "parameters": dict(request.parameters),
-            "timeout": max(1, int(timeout_s * 1e6)),
+            "timeout": max(1, int(WAITING_SHARE * timeout_s * 1e6)),
             "client_timeout": timeout_s,
         }
         result = await self._call(name, lambda: self._client.infer(**arguments), request.model_version)

@@ -7,53 +7,70 @@ more is answered after (n + 1) x s.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from serving.errors import Overloaded
+from serving.errors import DeadlineExceeded, Overloaded
 
-WEIGHT = 0.1  # of the newest gap in the average
+WINDOW = 48  # gaps averaged: answers come in batches, and within one of them the gaps are near 0
 ENOUGH = 16  # answers before anybody is refused: the first ones of a model tell of its start, not of its pace
-SHARE = 0.9  # of the time left that may be spent waiting: the rest is for the answer's way back
+SHARE = 0.7  # of the time left that may be spent waiting: the rest is for a pace that falls, and for the way back
 
 
 class Pace:
-    """One model in one process. now: a monotonic clock, seconds. gap_s: average time between answers while busy."""
+    """One model in one process. now: a monotonic clock, seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._since = 0.0  # the last answer, or when work began after a rest
-        self._answers = 0
+        self._gaps: deque[float] = deque(maxlen=WINDOW)
         self.in_flight = 0
-        self.gap_s = 0.0
+
+    @property
+    def gap_s(self) -> float:
+        """Average of the last gaps, 0 before the first answer."""
+        return sum(self._gaps) / len(self._gaps) if self._gaps else 0.0
 
     @property
     def expected_s(self) -> float:
         """Until one more request would be answered."""
         return (self.in_flight + 1) * self.gap_s
 
-    @contextmanager
-    def take(self, left_s: float, shed: Callable[[str], None]) -> Iterator[None]:
-        """Hold a place for the block. Raises Overloaded where the answer would come after `left_s`, in all likelihood.
+    def check(self, left_s: float, shed: Callable[[str], None]) -> None:
+        """Raise Overloaded where the answer would come after `left_s`, in all likelihood.
 
         Alone, a request is always let in: a pace that is wrong would else never be measured again.
         """
-        if self.in_flight and self._answers >= ENOUGH and self.expected_s > SHARE * left_s:
+        if self.in_flight and len(self._gaps) >= ENOUGH and self.expected_s > SHARE * left_s:
             shed("wait")
             raise Overloaded(
                 f"{self.in_flight} requests wait; one more would take about {self.expected_s:.1f} s of {left_s:.1f} s"
             )
-        if not self.in_flight:
-            self._since = self._now()
+
+    @contextmanager
+    def take(self, left_s: float, shed: Callable[[str], None]) -> Iterator[None]:
+        """Hold a place for the block. Raises Overloaded as `check`."""
+        self.check(left_s, shed)
+        began, before = self._now(), self.in_flight
+        if not before:
+            self._since = began
         self.in_flight += 1
         try:
             yield
             self._answered()
+        except (TimeoutError, DeadlineExceeded):
+            self._expired(self._now() - began, before)
+            raise
         finally:
             self.in_flight -= 1
 
     def _answered(self) -> None:
         now = self._now()
-        gap, self._since = now - self._since, now
-        self._answers += 1
-        self.gap_s += max(WEIGHT, 1 / self._answers) * (gap - self.gap_s)  # the mean of the first ones
+        self._gaps.append(now - self._since)
+        self._since = now
+
+    def _expired(self, waited_s: float, before: int) -> None:
+        """A server that answers nobody in time shows no gaps, but that it did not come through so many: it is at least
+        so slow."""
+        self._gaps.append(max(self.gap_s, waited_s / (before + 1)))

@@ -15,7 +15,7 @@ from serving.bundle import ModelBundle
 from serving.errors import InputError, ServingError
 from serving.gateway import errors
 from serving.gateway.bodies import Pictures, read_pictures
-from serving.gateway.context import Context, RequestState, body_of, context_of, deadline_of
+from serving.gateway.context import Context, RequestState, body_of, context_of, deadline_of, remaining
 from serving.gateway.inference import infer_picture, infer_pictures, server_timing, stage_times
 from serving.gateway.parameters import from_query
 from serving.gateway.routing import add
@@ -36,7 +36,8 @@ async def infer(request: Request) -> Response:
         raise InputError(f"{bundle.name} takes named tensors", hint=f"POST /v2/models/{bundle.name}/infer")
     deadline = deadline_of(request)
     query = from_query(request.scope["query_string"], bundle.spec)
-    context.in_flight.check()  # a full house is said before the body is read
+    context.in_flight.check()  # a full house is said before the body is read, and so is a wait that is too long
+    context.pace_of(bundle.name).check(remaining(deadline), context.shed)
     body = await body_of(request, deadline)
     pictures = read_pictures(state.headers.get(b"content-type"), body, bundle.spec)
     parameters = {**query, **pictures.parameters}  # what stands in the body is closer to the picture, and wins

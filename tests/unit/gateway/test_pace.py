@@ -1,11 +1,14 @@
-"""Admission by the wait that is to be expected, on a simulated server: first in, first out, one answer every 50 ms."""
+"""Admission by the wait that is to be expected, on a simulated server: first in, first out, 50 ms of work an answer."""
 
 from __future__ import annotations
 
 import heapq
+import itertools
 import random
 from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import pytest
 
@@ -24,69 +27,127 @@ class Blind(Pace):
         return 0.0
 
 
-class World:
-    """Arrivals, a queue that drops what is overdue before it is served, and answers that may still come too late."""
+class Hasty(Pace):
+    """The defect: the last answers weigh most, so a batch that has just been answered looks like a quick server."""
 
-    def __init__(self, pace_class: type[Pace], per_s: float, seconds: float, seed: int = 3) -> None:
+    weighed_s = 0.0
+
+    @property
+    def gap_s(self) -> float:
+        return self.weighed_s
+
+    def _answered(self) -> None:
+        super()._answered()
+        self.weighed_s += 0.1 * (self._gaps[-1] - self.weighed_s)
+
+
+class Deaf(Pace):
+    """The defect: only answers tell of the pace, so a server whose answers all come too late has none."""
+
+    def _expired(self, waited_s: float, before: int) -> None:
+        pass
+
+
+@dataclass(slots=True)
+class Waiting:
+    """One request in the queue of the simulated server. held: its place in the gateway, until it is answered or due."""
+
+    due_s: float
+    held: AbstractContextManager[None] | None
+
+    def answer(self) -> bool:
+        """Whether somebody still waited for it."""
+        held, self.held = self.held, None
+        if held is not None:
+            held.__exit__(None, None, None)
+        return held is not None
+
+    def expire(self) -> bool:
+        """Whether nobody had answered it."""
+        held, self.held = self.held, None
+        if held is not None:
+            error = DeadlineExceeded("late")
+            with pytest.raises(DeadlineExceeded):
+                if not held.__exit__(DeadlineExceeded, error, None):
+                    raise error
+        return held is not None
+
+
+class World:
+    """Arrivals, a gateway that gives up at the deadline, and a server with a queue behind it.
+
+    batch: so many of those that wait are served together, in the time of all of them. drops: what is overdue leaves the
+    queue; else it is served for nobody. room: of the queue; beyond it a request is refused at once, whatever the pace.
+    """
+
+    def __init__(
+        self,
+        pace_class: type[Pace],
+        per_s: float,
+        seconds: float,
+        batch: int = 1,
+        drops: bool = True,
+        room: int = 10**6,
+    ) -> None:
         self.now_s = 0.0
+        self._batch, self._drops, self._room = batch, drops, room
         self.pace = pace_class(lambda: self.now_s)
         self.good = self.refused = 0
         self.late_at: list[float] = []
-        self._queue: deque[tuple[float, AbstractContextManager[None]]] = deque()
-        self._busy = False
-        rng = random.Random(seed)
-        events: list[tuple[float, int, str]] = []
+        self._queue: deque[Waiting] = deque()
+        self._served: list[Waiting] = []
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        rng = random.Random(3)
         at = 0.0
         while (at := at + rng.expovariate(per_s)) < seconds:
-            events.append((at, len(events), "arrival"))
-        heapq.heapify(events)
-        self._events, self._count = events, len(events)
+            self._at(at, self._arrive)
         while self._events:
-            self.now_s, _, kind = heapq.heappop(self._events)
-            self._arrive() if kind == "arrival" else self._finish()
+            self.now_s, _, happen = heapq.heappop(self._events)
+            happen()
+
+    def _at(self, at_s: float, happen: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (at_s, next(self._numbers), happen))
 
     def _arrive(self) -> None:
-        place = self.pace.take(DEADLINE_S, lambda reason: None)
+        held = self.pace.take(DEADLINE_S, lambda reason: None)
         try:
-            place.__enter__()
+            held.__enter__()
+            if len(self._queue) >= self._room:
+                full = Overloaded("the queue is full")
+                held.__exit__(Overloaded, full, None)
+                raise full
         except Overloaded:
             self.refused += 1
             return
-        self._queue.append((self.now_s + DEADLINE_S, place))
+        waiting = Waiting(self.now_s + DEADLINE_S, held)
+        self._queue.append(waiting)
+        self._at(waiting.due_s, lambda: self._due(waiting))
         self._serve()
+
+    def _due(self, waiting: Waiting) -> None:
+        if waiting.expire():
+            self.late_at.append(self.now_s)
 
     def _serve(self) -> None:
-        while self._queue and not self._busy:
-            due_s, place = self._queue[0]
-            if due_s > self.now_s:
-                self._busy = True
-                self._count += 1
-                heapq.heappush(self._events, (self.now_s + SERVICE_S, self._count, "finish"))
-                return
-            self._queue.popleft()
-            self._expire(place)
+        while self._queue and not self._served:
+            while self._queue and len(self._served) < self._batch:
+                waiting = self._queue.popleft()
+                if waiting.due_s > self.now_s or not self._drops:
+                    self._served.append(waiting)
+            if self._served:
+                self._at(self.now_s + SERVICE_S * len(self._served), self._finish)
 
     def _finish(self) -> None:
-        self._busy = False
-        due_s, place = self._queue.popleft()
-        if self.now_s <= due_s:
-            self.good += 1
-            place.__exit__(None, None, None)
-        else:
-            self._expire(place)
+        served, self._served = self._served, []
+        self.good += sum(waiting.answer() for waiting in served)
         self._serve()
 
-    def _expire(self, place: AbstractContextManager[None]) -> None:
-        self.late_at.append(self.now_s)
-        error = DeadlineExceeded("late")
-        with pytest.raises(DeadlineExceeded):
-            if not place.__exit__(DeadlineExceeded, error, None):
-                raise error
 
-
+@pytest.mark.parametrize("batch", [1, 8])
 @pytest.mark.parametrize("factor", [2.0, 5.0])
-def test_overload_keeps_the_goodput_of_the_peak(factor: float) -> None:
-    world = World(Pace, factor / SERVICE_S, 60)
+def test_overload_keeps_the_goodput_of_the_peak(factor: float, batch: int) -> None:
+    world = World(Pace, factor / SERVICE_S, 60, batch)
     assert world.good >= 0.95 * 60 / SERVICE_S and world.refused > 0
     assert all(at < 3 for at in world.late_at)  # until the pace is known
 
@@ -94,6 +155,17 @@ def test_overload_keeps_the_goodput_of_the_peak(factor: float) -> None:
 def test_without_it_the_queue_collapses() -> None:
     world = World(Blind, 2 / SERVICE_S, 60)
     assert world.good < 0.95 * 60 / SERVICE_S and max(world.late_at) > 50
+
+
+def test_a_batch_just_answered_is_no_quicker_server() -> None:
+    world = World(Hasty, 5 / SERVICE_S, 60, batch=8)
+    assert world.good < 0.95 * 60 / SERVICE_S and max(world.late_at) > 50
+
+
+@pytest.mark.parametrize("pace_class", [Pace, Deaf])
+def test_a_server_that_is_found_with_a_full_queue_is_freed(pace_class: type[Pace]) -> None:
+    world = World(pace_class, 20 / SERVICE_S, 60, batch=12, drops=False, room=40)  # 13 answers are in time
+    assert (world.good >= 0.9 * 60 / SERVICE_S) is (pace_class is Pace)
 
 
 def test_below_the_peak_nobody_is_refused() -> None:
@@ -121,7 +193,7 @@ def test_a_refusal_is_counted_and_says_how_long_it_would_take() -> None:
     with pace.take(1, shed.append):
         with pytest.raises(Overloaded, match=r"1 requests wait; one more would take about 1\.6 s of 1\.0 s"):
             pace.take(1, shed.append).__enter__()
-        with pace.take(2, shed.append):
+        with pace.take(3, shed.append):
             assert pace.in_flight == 2
     assert shed == ["wait"] and pace.in_flight == 0
 
