@@ -51,6 +51,14 @@ class OtherResult(TaskResult):
 
 
 @dataclass(frozen=True, slots=True)
+class ToldDetections(NamedDetections):
+    """Boxes of a pipeline. fields: all that its answer says (what else is in a row, what was found in the whole
+    picture), for its task to read (`Task.from_document`)."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class FrameTimes:
     """The times of the frame that a result belongs to, as its record said; all of them, or none (FrameTimes | None)."""
 
@@ -212,7 +220,7 @@ def _answer(fields: Fields, model: ModelFacts, tracked: bool) -> tuple[TaskResul
             return found, answer
         names = tuple(row.text("label", "") for row in rows)
         columns = found.xyxy, found.confidence, found.class_id, found.tracker_id
-        return NamedDetections(*columns, names=names), answer
+        return ToldDetections(*columns, names=names, fields=answer), answer
     if "classes" in answer:
         rows = fields.rows("classes")
         ids = np.array([row.integer("class_id", UNKNOWN, (1 << 31) - 1) for row in rows], np.int64)

@@ -188,7 +188,7 @@ class LogWorker:
         rules = rules_of(wished, self._settings, claimed.info.kind is SourceKind.LIVE)
         with self._changed:
             part.progress.read(record.offset, len(mine))
-        if self._codec is not None and wished is not None and (wished.roi or wished.mask):
+        if self._codec is not None and wished is not None and (wished.roi or wished.mask or wished.targets):
             message = at_source_size(message, self._codec)  # what is wished is in pixels of the source's picture
         wanted = replace(frame, pipelines=mine, picture=message.record.picture)  # type: ignore[union-attr]
         part.waiting.append(Job(record, part, message, wanted, rules))

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from serving.draw import Trails, annotate, name_of
+from serving.errors import SpecInvalid
 from serving.frames import AlignedFrame, FrameResult, Overlay
-from serving.records.results import OtherResult
+from serving.records.results import OtherResult, ToldDetections
 from serving.tasks import task_named
 from serving.tasks.base import Draws
 from serving.types import Classification, Detections, NamedDetections, PixelArray, TaskResult
 
 NS_PER_S = 1_000_000_000
+_UNREADABLE = (SpecInvalid, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 Draw = Callable[[AlignedFrame, PixelArray, str], PixelArray]  # the frame, its picture, a note for the banner
 
 
@@ -69,13 +72,16 @@ class Drawing:
         return found.names if same and isinstance(found, NamedDetections) else ()
 
     def _draw_task(self, overlay: Overlay, rgb: PixelArray) -> None:
-        """What only the task knows how to draw. Over the log its result comes as the fields of the document."""
+        """What only the task knows how to draw. Over the log its result comes as the fields of the document: a
+        stranger's may say what no task can read, which costs the video nothing but this drawing."""
         result = overlay.outcome.result if overlay.outcome else None
         if result is None:
             return
-        task = task_named(result.task)
-        if isinstance(task, Draws):
-            task.draw(rgb, _typed(result), self.labels.get(overlay.pipeline, ()), self.threshold)
+        told = isinstance(result.result, (OtherResult, ToldDetections))
+        with suppress(*(_UNREADABLE if told else ())):
+            task = task_named(result.task)
+            if isinstance(task, Draws):
+                task.draw(rgb, _typed(result), self.labels.get(overlay.pipeline, ()), self.threshold)
 
     def _banner(self, shown: AlignedFrame, note: str) -> str:
         frame = shown.frame
@@ -96,7 +102,7 @@ class Drawing:
 
 
 def _typed(result: FrameResult) -> TaskResult:
-    if not isinstance(result.result, OtherResult):
+    if not isinstance(result.result, (OtherResult, ToldDetections)):
         return result.result
     return task_named(result.task).from_document(result.result.fields)
 

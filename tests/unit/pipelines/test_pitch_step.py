@@ -14,10 +14,13 @@ import pytest
 from evaluation.metrics.homography import field_error
 from serving.bundle import ModelBundle
 from serving.errors import ParameterInvalid, SpecInvalid
-from serving.frames import Frame
+from serving.frames import AlignedFrame, Frame, FrameResult, LedgerKey, Outcome, Overlay, Posting
 from serving.gallery import Galleries
 from serving.pipelines import PipelineModel
+from serving.records import ResultMessage, decode_result, encode_result
+from serving.records.results import FrameTimes, ModelFacts
 from serving.spec import ModelSpec
+from serving.streams.drawing import Drawing
 from serving.streams.sessions import Sessions
 from serving.tasks import task_named
 from serving.tasks.base import ShapesRequests
@@ -25,7 +28,7 @@ from serving.tasks.homography import TASK, Homography
 from serving.tasks.pipeline import TASK as PIPELINE
 from serving.tasks.pipeline import PipelineResult
 from serving.testing.pitch_scene import Camera, Scene
-from serving.types import Detections, InferRequest, InferResponse, PixelArray
+from serving.types import Detections, InferRequest, InferResponse, PixelArray, TaskResult
 from tests.unit.pipelines.pipeline_support import FakeModel, ask, pipeline
 
 SIZE = (960, 540)
@@ -103,6 +106,36 @@ def test_people_stand_where_they_were_drawn(tmp_path: Path, view: PixelArray, ne
     rgb = view.copy()
     PIPELINE.draw(rgb, back, (), 0.2)
     assert (rgb != view).any(axis=2)[-150:, -300:].mean() > 0.5, "the small map is drawn"
+    assert np.array_equal(drawn(view, over_the_log(document)), drawn(view, back)), "a mixer draws it from the record"
+    nonsense: tuple[dict[str, Any], ...] = (
+        {"steps": {"pitch": {"homography": "none"}}},
+        {"steps": 3},
+        {"steps": {"pitch": {"homography": []}}},
+    )
+    for spoilt in nonsense:
+        assert (drawn(view, over_the_log({**document, **spoilt})) != view).any(), "a stranger's nonsense: boxes alone"
+
+
+def over_the_log(document: Mapping[str, Any]) -> TaskResult:
+    """What a mixer gets of a worker's answer."""
+    own = ("detections", "steps")
+    posting = Posting(LedgerKey("cam", 1, 0, "demo"), 0, Outcome.of_result(frame_result(Detections.empty())))
+    times, model = FrameTimes(0, Fraction(1, 90_000)), ModelFacts("demo", 1, "pipeline")
+    sent = encode_result(ResultMessage(posting, model, times, {n: document[n] for n in own}, SIZE))
+    outcome = decode_result(sent.key, sent.value, sent.headers).posting.outcome
+    assert outcome.result is not None
+    return outcome.result.result
+
+
+def frame_result(found: TaskResult) -> FrameResult:
+    return FrameResult("demo", 1, "pipeline", found, "0" * 64)
+
+
+def drawn(view: PixelArray, found: TaskResult) -> PixelArray:
+    assert isinstance(found, Detections)
+    frame = Frame("cam", 1, 0, 0, 0, Fraction(1, 90_000), ("demo",), 0)
+    overlay = Overlay("demo", Outcome.of_result(frame_result(found)), found, np.zeros(len(found), np.uint8))
+    return Drawing({"demo": ("person",)})(AlignedFrame(frame, 0, (overlay,), 0), view, "")
 
 
 @pytest.mark.parametrize(
