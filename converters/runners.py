@@ -17,8 +17,9 @@ from converters.samples import Sample
 from serving.adapters.triton import TritonServer
 from serving.backend import Served
 from serving.errors import DeadlineExceeded, LockstepError, Overloaded, ServingError, Unavailable
+from serving.frames import is_sound
 from serving.ports import ServerReply, ServerRequest, ServerTensor
-from serving.preprocess.audio import is_sound, read_sound_header
+from serving.preprocess.audio import read_sound_header
 from serving.preprocess.sniff import read_header
 from serving.tasks import task_named
 from serving.types import Array, InferRequest, RawTensors

@@ -20,6 +20,11 @@ from serving.types import Detections, PixelArray, TaskResult
 NO_PTS = -(1 << 63)  # libav's "no value"; it must never be taken for a time
 
 
+def is_sound(data: bytes | None) -> bool:
+    """WAV or FLAC by its first bytes (WebP begins with RIFF too)."""
+    return data is not None and (data[:4] == b"fLaC" or (data[:4] == b"RIFF" and data[8:12] == b"WAVE"))
+
+
 def _expect(condition: bool, what: str, expected: object, got: object) -> None:
     if not condition:
         raise ValueError(f"{what}: expected {expected}, got {got!r}")
@@ -165,7 +170,8 @@ class StreamInfo:
     time_base: seconds per tick. pts_modulus: ticks after which raw PTS start again, None if they never do.
     reorder_depth: the decoder's (`codec_context.reorder_depth`). hidden_frames: VP9 and AV1, where packets and
     pictures are not one to one, so that losses are counted by decoder errors and not by tags. segment_ns: target
-    duration of a live source that comes in segments (HLS), 0 for others.
+    duration of a live source that comes in segments (HLS), 0 for others. sample_rate: in Hz, of a source of sound, its
+    frames are pieces of that (and its sides 1); 0: pictures.
     """
 
     source_id: str
@@ -180,6 +186,7 @@ class StreamInfo:
     hidden_frames: bool = False
     pts_source: PtsSource = PtsSource.CONTAINER
     segment_ns: int = 0
+    sample_rate: int = 0
 
     def __post_init__(self) -> None:
         _expect(bool(self.source_id), "StreamInfo.source_id", "a non-empty name", self.source_id)
@@ -187,6 +194,7 @@ class StreamInfo:
         _expect(self.width > 0 and self.height > 0, "StreamInfo size", "positive sides", (self.width, self.height))
         _expect(self.reorder_depth >= 0, "StreamInfo.reorder_depth", ">= 0", self.reorder_depth)
         _expect(self.segment_ns >= 0, "StreamInfo.segment_ns", ">= 0", self.segment_ns)
+        _expect(self.sample_rate >= 0, "StreamInfo.sample_rate", ">= 0", self.sample_rate)
         _expect(self.pts_modulus is None or self.pts_modulus > 1, "StreamInfo.pts_modulus", "> 1", self.pts_modulus)
 
 

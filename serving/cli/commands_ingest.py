@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Kafka = Annotated[str | None, typer.Option("--kafka", help="host:port of the brokers")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
+Repository = Annotated[Path | None, typer.Option("--repository", help="model repository, which says what hears")]
 Config = Annotated[Path | None, typer.Option("--config", help="settings file (YAML)")]
 SourceId = Annotated[str, typer.Argument(metavar="NAME", help="name of the source")]
 Models = Annotated[list[str] | None, typer.Option("--model", help="a published model; may be given several times")]
@@ -58,13 +59,13 @@ def ingest(
     timeout: Lease = None,
     member: Annotated[str, typer.Option("--member", help="name kept over restarts: its share waits for it")] = "",
     metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="healthz, readyz, metrics; 0: any")] = None,
-    kafka: Kafka = None, config: Config = None, json: Json = False,
+    repository: Repository = None, kafka: Kafka = None, config: Config = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Read one source (NAME ADDRESS --model M), or without arguments every registered one, each in its own process."""
     from serving.records import StreamMessage
     from serving.roles.main_ingest import run_ingest, run_supervisor
 
-    settings = checked(settings_from(config, kafka=kafka, role_metrics_port=metrics_port))
+    settings = checked(settings_from(config, repository=repository, kafka=kafka, role_metrics_port=metrics_port))
     if not source_id:
         fleet = run_supervisor(settings, member)
         say(f"ingest ended: {dict(fleet.take_ends()) or 'no source'}")
@@ -72,7 +73,7 @@ def ingest(
     if not address or not model:
         raise typer.BadParameter("NAME needs an ADDRESS and at least one --model; without NAME: all registered sources")
     stream = StreamMessage(source_id, address, tuple(model), every, delay_ms, mixed, lease_s=timeout)
-    _say_ingested(run_ingest(settings, stream), source_id, json)
+    _say_ingested(run_ingest(settings, stream), json)
 
 
 def add(
@@ -81,23 +82,25 @@ def add(
     model: Models = None, every: Every = None, delay_ms: Delay = None, mixed: Mixed = True, max_fps: MaxFps = None,
     timeout: Lease = None, track: Track = None, roi: Roi = None, mask: Mask = None, scenario: Scenario = None,
     recording: Recording = None, publish: Publish = None, captions: Captions = None,
-    kafka: Kafka = None, config: Config = None, json: Json = False,
+    repository: Repository = None, kafka: Kafka = None, config: Config = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Register a source: whoever runs `lockstep ingest` reads it."""
     from serving.errors import ParameterInvalid
     from serving.records import StreamMessage
+    from serving.roles.reading import split
 
     if not model:
         raise typer.BadParameter("name at least one --model")
-    settings = settings_from(config, kafka=kafka)
+    settings = settings_from(config, repository=repository, kafka=kafka)
     given = _given(every, delay_ms, mixed, max_fps, timeout, track, roi, mask, scenario, recording, publish, captions)
-    stream = replace(StreamMessage(source_id, address, tuple(model)), **given)
+    streams = split(replace(StreamMessage(source_id, address, tuple(model)), **given), settings.repository)
     with _registry(settings) as registry:
-        known = registry.read().get(source_id)
-        if known is not None and known.active:
-            raise ParameterInvalid(f"{source_id}: is registered already", hint=f"lockstep streams change {source_id}")
-        _write(registry, settings, stream)
-    _show([stream], json)
+        known = registry.read()
+        for name in [s.source_id for s in streams if s.source_id in known and known[s.source_id].active]:
+            raise ParameterInvalid(f"{name}: is registered already", hint=f"lockstep streams change {name}")
+        for stream in streams:
+            _write(registry, settings, stream)
+    _show(streams, json)
 
 
 def change(
@@ -181,11 +184,21 @@ def _cell(value: Any) -> Any:
     return ", ".join(value) if isinstance(value, list) else value
 
 
-def _say_ingested(role: LogIngest, source_id: str, json: bool) -> None:
-    stage = role.stage
-    document = {"source_id": source_id, "records": role.frames, "pictures": stage.counters.pictures}
-    document |= {"fenced": role.fenced, "error": str(stage.error) if stage.error else None}
-    print_json(document) if json else print_table("ingest", [document])
-    if stage.error is not None:
-        say(f"error[{stage.error.code}]: {stage.error}")
+def _say_ingested(roles: list[LogIngest], json: bool) -> None:
+    """One document, that of the sound inside the one of the pictures."""
+    first, *others = [_ingested(role) for role in roles]
+    if json:
+        print_json(first | ({"sound": others[0]} if others else {}))
+    else:
+        print_table("ingest", [first, *others])
+    errors = [role.stage.error for role in roles if role.stage.error is not None]
+    for error in errors:
+        say(f"error[{error.code}]: {error}")
+    if errors:
         raise typer.Exit(1)
+
+
+def _ingested(role: LogIngest) -> dict[str, Any]:
+    stage = role.stage
+    document = {"source_id": role.stream.source_id, "records": role.frames, "pictures": stage.counters.pictures}
+    return document | {"fenced": role.fenced, "error": str(stage.error) if stage.error else None}

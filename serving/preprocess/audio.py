@@ -18,6 +18,7 @@ import soxr
 
 from serving.errors import ParameterInvalid
 from serving.errors_audio import AudioInvalid, AudioTooLong, AudioUnsupported
+from serving.frames import is_sound
 from serving.spec import SoundSpec
 from serving.types import FloatArray
 
@@ -58,11 +59,6 @@ class SoundHeader:
     def seconds(self) -> float:
         """Length."""
         return self.frames / self.rate
-
-
-def is_sound(data: bytes) -> bool:
-    """WAV or FLAC by its first bytes (WebP begins with RIFF too)."""
-    return data[:4] == b"fLaC" or (data[:4] == b"RIFF" and data[8:12] == b"WAVE")
 
 
 def wav_of(samples: FloatArray, rate: int) -> bytes:

@@ -1,7 +1,7 @@
 """Topic `frames`: one record for each place of a timeline's ledger, or for a run of places dropped for one reason.
 
-key: source_id. value: a JPEG, or nothing. Everything else stands in headers, so that a reader who only keeps accounts
-never touches a picture.
+key: source_id. value: a JPEG, or nothing; of a source of sound a piece of it, WAV or FLAC, as its content type says.
+Everything else stands in headers, so that a reader who only keeps accounts never touches a picture.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from serving.frames import CaptureQuality, DroppedRun, DropReason, Frame, FrameRecord, Picture, PtsSource
+from serving.frames import CaptureQuality, DroppedRun, DropReason, Frame, FrameRecord, Picture, PtsSource, is_sound
 from serving.ports_log import MAX_RECORD_BYTES, Headers
 from serving.records import cloud_events
 from serving.records.fields import INT64, MAX_EPOCH, Encoded, Fields, fraction_text, name_of, text_of, wrong
@@ -44,7 +44,7 @@ class FrameMessage:
 
 
 def encode_frame(message: FrameMessage, payload: bytes | None = None) -> Encoded:
-    """payload: the JPEG of an analysed or shown frame. ValueError for one on a dropped frame."""
+    """payload: the JPEG of an analysed or shown frame, or a piece of sound. ValueError for one on a dropped frame."""
     record = message.record
     source_id = name_of(record.source_id, TOPIC, "source_id")
     first = record.first_seq if isinstance(record, DroppedRun) else record.frame_seq
@@ -60,9 +60,15 @@ def encode_frame(message: FrameMessage, payload: bytes | None = None) -> Encoded
     }
     own = tuple((name, str(value).encode()) for name, value in values.items() if value is not None)
     event_id = f"{record.epoch}/{first}"
-    kind = "image/jpeg" if payload else "application/octet-stream"
+    kind = _kind_of(payload)
     events = cloud_events.attributes("frame", source_id, event_id, kind, message.traceparent)
     return Encoded(source_id.encode(), payload or b"", (*own, *events))
+
+
+def _kind_of(payload: bytes | None) -> str:
+    if not payload:
+        return "application/octet-stream"
+    return ("audio/flac" if payload[:4] == b"fLaC" else "audio/wav") if is_sound(payload) else "image/jpeg"
 
 
 def _of_run(run: DroppedRun) -> dict[str, object]:
@@ -89,7 +95,7 @@ def _of_frame(frame: Frame, message: FrameMessage) -> dict[str, object]:
 def decode_frame(key: bytes | None, value: bytes | None, headers: Headers, arrival_mono_ns: int) -> FrameMessage:
     """Raises RecordInvalid. arrival_mono_ns: when this role read it, by its own monotonic clock.
 
-    A picture that does not decode is not the record's fault: that is found out, and counted, where it is decoded.
+    What does not decode is not the record's fault: that is found out, and counted, where it is decoded.
     """
     source_id = name_of(text_of(key, TOPIC, "key"), TOPIC, "key")
     fields = Fields.of_headers(TOPIC, headers, (*OWN_HEADERS, *cloud_events.HEADERS))
@@ -98,6 +104,7 @@ def decode_frame(key: bytes | None, value: bytes | None, headers: Headers, arriv
         wrong(TOPIC, "value", f"at most {MAX_RECORD_BYTES} bytes", len(value))
     dropped = fields.has("drop_reason")
     record = _run(source_id, fields, value) if dropped else _frame(source_id, fields, value, arrival_mono_ns)
+    _check_sound(fields, value)
     scale = fields.fraction("scale", Fraction(1))
     if scale > 1:
         fields.wrong("scale", "at most 1/1")
@@ -108,6 +115,17 @@ def decode_frame(key: bytes | None, value: bytes | None, headers: Headers, arriv
         scale,
         fields.traceparent(),
     )
+
+
+def _check_sound(fields: Fields, value: bytes | None) -> None:
+    """What is said to be sound is WAV or FLAC, what is said to be a picture is not, and sound has no sides."""
+    kind, heard = fields.text("content-type", ""), is_sound(value)
+    if kind.startswith("audio/") and not heard:
+        wrong(TOPIC, "value", f"WAV or FLAC, as content-type says {kind}", f"{len(value or b'')} other bytes")
+    if heard and kind and not kind.startswith(("audio/", "application/octet-stream")):
+        fields.wrong("content-type", "audio/wav or audio/flac, as the value is sound")
+    if heard and (name := next((name for name in ("width", "height", "scale") if fields.has(name)), "")):
+        fields.wrong(name, "nothing, as the value is sound")
 
 
 def _run(source_id: str, fields: Fields, value: bytes | None) -> DroppedRun:

@@ -11,14 +11,18 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from pydantic import ValidationError
+
 from serving.ports_log import Headers
 from serving.records.fields import MAX_EPOCH, Encoded, Fields, check_schema, json_bytes, name_of, text_of, wrong
+from serving.spec import SoundSpec
 from serving.targets import MOST_TARGETS, Aim, TargetInvalid
 
 TOPIC = "streams"
 SCHEMA = 1
 MAX_ADDRESS = 2048
 MAX_PATH = 1024
+SOUND = ("sample_rate", "window", "hop")
 _PASSWORD = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://[^/?#@]*:(?P<password>[^/?#@]*)@")
 _SECRET_NAME = re.compile(r"\{[A-Z][A-Z0-9_]*\}\Z")
 _ROI = re.compile(r"[0-9]{1,5}(,[0-9]{1,5}){3}\Z", re.ASCII)
@@ -38,7 +42,8 @@ class StreamMessage:
 
     Read by ingest: address (secrets by name only, as in rtsp://admin:{CAMERA_1_PASSWORD}@host/; ingest resolves them),
     pipelines (1..n models or pipelines, fixed for an epoch: a change opens a new one), every (analyse each n-th
-    frame), max_fps, lease_s (a live source without a picture for so many seconds ends; None: never), state.
+    frame), max_fps, lease_s (a live source without a picture for so many seconds ends; None: never), state, sound (the
+    address's sound is read, not its pictures, in pieces for models that hear so: rate, window, hop; None: pictures).
     Read by workers: track (a tracker such as bytetrack, "": none), roi ("x1,y1,x2,y2" in source pixels: only this part
     is analysed, "": all of it), mask (path of a picture of the source's size; black is not analysed), scenario
     (named thresholds of the model's spec, "": default), delay_ms and mixed (how old a frame may grow), targets (objects
@@ -69,6 +74,7 @@ class StreamMessage:
     state: StreamState = StreamState.ACTIVE
     captions: bool = True
     targets: tuple[Aim, ...] = ()
+    sound: SoundSpec | None = None
 
     @property
     def active(self) -> bool:
@@ -100,6 +106,8 @@ def encode_stream(message: StreamMessage) -> Encoded:
         "state": message.state.value,
         "targets": [target_document(aim) for aim in message.targets],
     }
+    if message.sound is not None:
+        document["sound"] = {name: getattr(message.sound, name) for name in SOUND}
     encoded = Encoded(message.source_id.encode(), json_bytes(document), ())
     decode_stream(*encoded)  # what nobody could read is not written
     return encoded
@@ -143,6 +151,7 @@ def decode_stream(key: bytes | None, value: bytes | None, headers: Headers = ())
         fields.choice("state", StreamState, StreamState.ACTIVE),
         fields.flag("captions", True),
         _targets(fields),
+        _sound(fields),
     )
 
 
@@ -187,6 +196,18 @@ def _targets(fields: Fields) -> tuple[Aim, ...]:
         except TargetInvalid as error:
             row.wrong("xyxy", error.message)
     return tuple(found)
+
+
+def _sound(fields: Fields) -> SoundSpec | None:
+    if not fields.has("sound"):
+        return None
+    given = fields.object("sound")
+    try:
+        rate, window, hop = given.integer("sample_rate"), given.integer("window"), given.integer("hop", default=0)
+        return SoundSpec(sample_rate=rate, window=window, hop=hop)
+    except ValidationError as error:
+        why = error.errors()[0]
+        given.wrong(str(why["loc"][0]) if why["loc"] else "hop", why["msg"])
 
 
 def _path(fields: Fields, name: str) -> str:

@@ -69,6 +69,7 @@ def encode_timeline(message: TimelineMessage) -> Encoded:
         "reorder_depth": info.reorder_depth,
         "hidden_frames": info.hidden_frames,
         "segment_ns": info.segment_ns,
+        "sample_rate": info.sample_rate or None,
         "pts_source": info.pts_source.value,
         "frames": message.frames,
         "last": message.last,
@@ -107,5 +108,6 @@ def decode_timeline(key: bytes | None, value: bytes | None, headers: Headers = (
         hidden_frames=fields.flag("hidden_frames", False),
         pts_source=fields.choice("pts_source", PtsSource, PtsSource.CONTAINER),
         segment_ns=fields.integer("segment_ns", 0, default=0),
+        sample_rate=fields.integer("sample_rate", 1, 1 << 20, None) or 0,
     )
     return TimelineMessage(claim, info, fields.integer("frames", 0, default=None), fields.flag("last", False))

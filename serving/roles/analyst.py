@@ -30,7 +30,7 @@ Answer = tuple[Job, list[Posting]]
 _WHY = {
     DeadReason.POISON: "three attempts each ended or hung the process",
     DeadReason.RETRY_EXHAUSTED: "three attempts came back as errors, or the source's settings do not suit it",
-    DeadReason.SCHEMA: "the answer had not the shape that was promised",
+    DeadReason.SCHEMA: "a model that hears takes sound at its own rate, one that looks takes pictures",
 }
 
 

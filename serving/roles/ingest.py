@@ -139,6 +139,8 @@ class LogIngest:
         assert info is not None
         if isinstance(record, DroppedRun):
             return FrameMessage(record), None
+        if info.sample_rate:
+            return self._piece(record)
         if record.picture is None or not (record.analyse or self.stream.mixed):
             return FrameMessage(record, info.width, info.height, traceparent=new_traceparent()), None
         codec, scale = self._settings.codec, Fraction(1)
@@ -149,6 +151,13 @@ class LogIngest:
             return FrameMessage(_too_large(record)), None
         told = replace(record, picture=None)
         return FrameMessage(told, info.width, info.height, scale, new_traceparent()), payload
+
+    def _piece(self, frame: Frame) -> tuple[FrameMessage, bytes | None]:
+        """Of sound. One that was given up while the broker was away has none any more."""
+        payload = frame.picture.encoded if frame.picture is not None else None
+        if payload is not None and len(payload) > self._settings.max_payload:
+            return FrameMessage(_too_large(frame)), None
+        return FrameMessage(replace(frame, picture=None), traceparent=new_traceparent()), payload
 
     def _smaller(self, rgb: PixelArray) -> tuple[bytes, Fraction]:
         height, width = rgb.shape[:2]

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from serving.adapters.video import AddressSource, ReaderOptions
+from serving.adapters.video import ReaderOptions
 from serving.clock import NS_PER_MS, NS_PER_S, SystemClock
 from serving.config import Settings, load_settings
 from serving.errors import LockstepError
@@ -25,6 +25,7 @@ from serving.roles.ingest import IngestSettings, LogIngest
 from serving.roles.ingest_process import HAND_OVER, OVER
 from serving.roles.main import open_log
 from serving.roles.names import process_name
+from serving.roles.reading import source_of
 from serving.roles.sources import registered_policy, registered_secrets
 from serving.roles.transport import frame_codec
 from serving.streams.ingest import ReconnectRules
@@ -119,7 +120,7 @@ def new_role(settings: Settings, stream: StreamMessage, ending: threading.Event)
     """The source of a record that came over the log: held to the policy of registered sources."""
     log, names = open_log(settings, "ingest")
     reader = ReaderOptions(policy=registered_policy(settings), secrets=registered_secrets(settings))
-    source = AddressSource(stream.source_id, stream.address, reader)
+    source = source_of(stream, reader)
     ingest = IngestSettings(
         frame_codec(settings), reduced_side=settings.frame_side, rules=ReconnectRules(lease_s=stream.lease_s)
     )

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
-from serving.adapters.video import AddressSource, ReaderOptions
+from serving.adapters.video import ReaderOptions
 from serving.clock import SystemClock
 from serving.config import Settings, as_environment, child_environment
 from serving.ports_index import ResultIndex
+from serving.ports_log import RecordLog
 from serving.records import StreamMessage, encode_stream
 from serving.roles.index_open import open_index
 from serving.roles.ingest import IngestSettings, LogIngest
@@ -19,8 +24,9 @@ from serving.roles.ingest_process import IngestProcess
 from serving.roles.ingest_supervisor import IngestSupervisor
 from serving.roles.main import open_log, stop_on_signals
 from serving.roles.monitor import RoleMonitor, RoleState
-from serving.roles.names import process_name
+from serving.roles.names import Names, process_name
 from serving.roles.page import open_page
+from serving.roles.reading import source_of, split
 from serving.roles.sender import Sender
 from serving.roles.state import ingest_state, publish_state
 from serving.roles.transport import frame_codec
@@ -28,30 +34,49 @@ from serving.streams.ingest import ReconnectRules
 from serving.streams.observe import StreamMetrics
 
 
-def run_ingest(settings: Settings, stream: StreamMessage) -> LogIngest:
-    """One source, read in this process to its end or until a signal; registered so that no supervisor reads it too."""
-    stream = replace(stream, supervised=False)
+def run_ingest(settings: Settings, stream: StreamMessage) -> list[LogIngest]:
+    """One source, read in this process to its end or until a signal; registered so that no supervisor reads it too.
+
+    Where models hear, its sound is a source beside it: a role each, in their order.
+    """
+    streams = split(replace(stream, supervised=False), settings.repository)
     log, names = open_log(settings, "ingest")
-    reader = ReaderOptions(secrets=child_environment())
-    source = AddressSource(stream.source_id, stream.address, reader)
     registering = Sender(log.producer())
-    registering.send(names.topic("streams"), encode_stream(stream), None)
+    for each in streams:
+        registering.send(names.topic("streams"), encode_stream(each), None)
     registering.flush(10.0)
     registering.close()
     ending = threading.Event()
-    rules = ReconnectRules(lease_s=stream.lease_s)
-    ingest = IngestSettings(frame_codec(settings), reduced_side=settings.frame_side, rules=rules)
-    role = LogIngest(log, names, source, stream, process_name(), ingest, SystemClock(), ending.wait)
+    roles = [_role(settings, log, names, each, ending) for each in streams]
 
     def end() -> None:
         ending.set()
-        role.stop()
+        for role in roles:
+            role.stop()
 
     index = open_index(settings)
-    Teller(role, lambda status: publish_state(index, "ingest", stream.source_id, ingest_state(status))).start()
-    with stop_on_signals(end):
-        role.run()
-    return role
+    for role in roles:
+        Teller(role, partial(_publish, index, role.stream.source_id)).start()
+    with stop_on_signals(end), ThreadPoolExecutor(len(roles), "source") as pool:
+        reading = [pool.submit(role.run) for role in roles]
+        if wait(reading, return_when=FIRST_EXCEPTION).not_done:
+            end()  # one of them cannot go on: the other ends at its present read
+    for done in reading:
+        done.result()
+    return roles
+
+
+def _role(
+    settings: Settings, log: RecordLog, names: Names, stream: StreamMessage, ending: threading.Event
+) -> LogIngest:
+    source = source_of(stream, ReaderOptions(secrets=child_environment()))
+    rules = ReconnectRules(lease_s=stream.lease_s)
+    ingest = IngestSettings(frame_codec(settings), reduced_side=settings.frame_side, rules=rules)
+    return LogIngest(log, names, source, stream, process_name(), ingest, SystemClock(), ending.wait)
+
+
+def _publish(index: ResultIndex | None, source_id: str, status: Mapping[str, Any]) -> None:
+    publish_state(index, "ingest", source_id, ingest_state(status))
 
 
 def run_supervisor(settings: Settings, member: str = "") -> Fleet:

@@ -80,9 +80,6 @@ def _pipelines(options: WorkerOptions, open_model: OpenModel, stack: ExitStack) 
         opened = open_model(name)
         stack.callback(opened.close)
         bundle, task = opened.bundle, task_named(opened.bundle.spec.task)
-        if bundle.spec.sound is not None:
-            hint = "lockstep run hears the sound of files"
-            raise ParameterInvalid(f"--model: {name} hears sound, and the log carries pictures", hint=hint)
         tracker = TRACKERS[options.track] if options.track and gives_boxes(task, bundle.spec) else None
         most.append(bundle.spec.batch.max)
         pipelines.append(
@@ -98,6 +95,7 @@ def _pipelines(options: WorkerOptions, open_model: OpenModel, stack: ExitStack) 
                 new_session=session_of(task, bundle.spec, {}),
                 session_last=getattr(task, "follows_tracks", False),
                 looks=looks,
+                sound=bundle.spec.sound,
             )
         )
     return pipelines, min(options.max_batch or max(most), *most)

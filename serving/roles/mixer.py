@@ -67,6 +67,7 @@ class LogMixer:
         self._timelines = Timelines(log, names)
         self._sources: dict[str, _Source] = {}
         self._early: deque[Posting] = deque(maxlen=MAX_EARLY)
+        self._heard: set[str] = set()  # sources of sound: nothing of them is shown
         self._progress: dict[int, Progress] = {}
         self._results_next: dict[int, int] = {}  # after the last result that was taken
         self._paused: set[TopicPartition] = set()
@@ -185,13 +186,18 @@ class LogMixer:
             self._results_next[record.partition] = record.offset + 1
             posting = decode_result(record.key, record.value, record.headers).posting
             source = self._sources.get(posting.key.source_id)
-            if source is None:
+            if source is None and posting.key.source_id not in self._heard:
                 self._early.append(posting)
-            else:
+            elif source is not None:
                 source.role.post(posting, now_ns)
             return
         message = decode_frame(record.key, record.value, record.headers, now_ns)
         claimed = self._timelines.check(message)
+        if claimed.info.sample_rate:
+            self._heard.add(message.record.source_id)
+            self._progress[record.partition].read(record.offset, 0)
+            return
+        self._heard.discard(message.record.source_id)
         frame, known = message.record, self._sources.get(message.record.source_id)
         next_seq = known.seen.get(frame.epoch, 0) if known else 0
         first, last = first_and_last(frame)

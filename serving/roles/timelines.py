@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from serving.align import EpochRegister, ticks_to_ns
 from serving.errors import LogUnavailable, RecordInvalid
-from serving.frames import DroppedRun, FrameRecord, StreamInfo, TimelineRecord
+from serving.frames import DroppedRun, FrameRecord, StreamInfo, TimelineRecord, is_sound
 from serving.murmur2 import partition_of
 from serving.ports_log import LogRecord, RecordLog, TopicPartition
 from serving.records import FrameMessage, TimelineMessage, decode_timeline, encode_timeline
@@ -99,6 +99,10 @@ class Timelines:
         pts_ns = ticks_to_ns(record.pts - claim.u0, claim.time_base)
         if record.pts_ns != pts_ns:
             raise RecordInvalid(f"frames.pts_ns: expected {pts_ns}, got {record.pts_ns}", field="pts_ns")
+        payload = record.picture.encoded if record.picture is not None else None
+        if payload is not None and is_sound(payload) != (claimed.info.sample_rate > 0):
+            expected = "sound" if claimed.info.sample_rate else "a picture"
+            raise RecordInvalid(f"frames.value: expected {expected}, as the epoch's claim says", field="value")
         return claimed
 
     def ended(self, source_id: str) -> dict[int, int] | None:

@@ -37,7 +37,7 @@ from serving.streams.remote import RemoteInfer
 from serving.streams.run import OnProgress, RunSettings, run
 from serving.streams.sessions import gives_boxes, session_of
 from serving.streams.sheet import ContactSheet
-from serving.streams.sound_jobs import common_rule, sound_job, sound_source
+from serving.streams.sound_jobs import common_rule, sound_job, sound_name, sound_source
 from serving.streams.source_run import SourceJob
 from serving.streams.summary import RunSummary
 from serving.streams.worker import Infer, Pipeline
@@ -223,9 +223,9 @@ def _sound_jobs(
     options: RunOptions, heard: Sequence[Pipeline], taken: Sequence[str], stack: ExitStack
 ) -> list[SourceJob]:
     """Beside pictures the sound is a source of its own, `NAME-sound`, and so are its results."""
-    rule, jobs = common_rule(heard), []
+    rule, jobs = common_rule({p.name: p.sound for p in heard if p.sound is not None}), []
     for name, address in zip(names_of(options.sources), addresses_of(options.sources), strict=True):
-        source_id = f"{name[:58]}-sound" if taken else name
+        source_id = sound_name(name) if taken else name
         if source_id in taken:
             raise ParameterInvalid(f"{source_id}: is the name of the sound of {name} too", hint="name it: NAME=ADDRESS")
         path = options.results and (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from serving.adapters.video import ReaderOptions
@@ -16,17 +16,20 @@ from serving.streams.drawing import Drawing
 from serving.streams.outputs import TextSink
 from serving.streams.sound_source import SoundSource
 from serving.streams.source_run import SourceJob
-from serving.streams.worker import Pipeline
 
 
-def common_rule(heard: Sequence[Pipeline]) -> SoundSpec:
-    """How all of them hear. Raises ParameterInvalid where they hear other windows: those are other frames."""
-    rules = [(pipeline.name, pipeline.sound) for pipeline in heard if pipeline.sound is not None]
-    first, rule = rules[0]
-    for name, other in rules:
+def common_rule(rules: Mapping[str, SoundSpec]) -> SoundSpec:
+    """How all of them hear, by model. Raises ParameterInvalid where they hear other windows: those are other frames."""
+    (first, rule), *others = rules.items()
+    for name, other in others:
         if (other.sample_rate, other.window, other.step) != (rule.sample_rate, rule.window, rule.step):
-            raise ParameterInvalid(f"--model: {first} and {name} hear other windows", hint="a run for each of them")
+            raise ParameterInvalid(f"--model: {first} and {name} hear other windows", hint="a source for each of them")
     return rule
+
+
+def sound_name(source_id: str) -> str:
+    """Of the sound beside the pictures of a source."""
+    return f"{source_id[:58]}-sound"
 
 
 def sound_source(source_id: str, address: str, rule: SoundSpec, options: ReaderOptions) -> SoundSource:

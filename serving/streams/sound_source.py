@@ -89,7 +89,7 @@ class SoundReader:
         rate = self._rule.sample_rate
         average = Fraction(rate, self._pieces.length)
         return StreamInfo(self._source.source_id, SourceKind.FILE, Fraction(1, rate), 1, 1, self._track.codec,
-                          average_rate=average)  # fmt: skip
+                          average_rate=average, sample_rate=rate)  # fmt: skip
 
     def _seen(self, pieces: Iterator[tuple[int, FloatArray]]) -> Iterator[MediaEvent]:
         for place, samples in pieces:

@@ -8,24 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from serving.align import payload_hash
-from serving.errors import DeadlineExceeded, EngineFailed, Overloaded, ParameterInvalid, ServingError, Unavailable
-from serving.frames import DeadReason, DropReason, Frame, FrameResult, Outcome, PictureCodec, Posting
+from serving.errors import (
+    DeadlineExceeded,
+    EngineFailed,
+    InputError,
+    Overloaded,
+    ParameterInvalid,
+    ServingError,
+    Unavailable,
+)
+from serving.frames import DeadReason, DropReason, Frame, FrameResult, Outcome, PictureCodec, Posting, is_sound
 from serving.ports import Tracker
-from serving.preprocess.audio import is_sound
+from serving.preprocess.audio import SoundLimits, check_sound, read_sound_header
 from serving.spec import SoundSpec
 from serving.streams.appearance import Looks
 from serving.streams.sessions import NewSession, Sessions, TrackerSession
 from serving.targets import Aim
 from serving.tasks.base import Infer as Infer
-from serving.tasks.base import Session, ShapesRequests, TakesTargets
+from serving.tasks.base import NumbersFinds, Session, ShapesRequests, TakesTargets
 from serving.types import InferRequest, InferResponse, PixelArray, TaskResult
 
 ATTEMPTS = 3
+PIECE = SoundLimits(max_seconds=60)  # of sound in one frame: a record of FLAC could hold hours
 NO_PICTURE: PixelArray = np.zeros((1, 1, 3), np.uint8)  # what sessions of sounds see
 ABSENT = (Unavailable, Overloaded, DeadlineExceeded)  # the model was not reached: no word about the frame
 
@@ -80,12 +90,20 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A frame that can be sent. rgb: what sessions see. encoded: what models see, where pictures go encoded."""
+    """A frame that can be sent. rgb: what sessions see. encoded: what models see, where pictures go encoded.
+
+    sample_rate: of a piece of sound, 0: a picture.
+    """
 
     frame: Frame
     region: Region
     rgb: PixelArray
     encoded: bytes | None
+    sample_rate: int = 0
+
+    def suits(self, pipeline: Pipeline) -> bool:
+        """A picture for a model that looks, sound at its rate for one that hears."""
+        return self.sample_rate == (pipeline.sound.sample_rate if pipeline.sound is not None else 0)
 
     def request(self, pipeline: Pipeline) -> InferRequest:
         roi = {"roi": self.region.roi} if self.region.roi else {}
@@ -96,7 +114,7 @@ class _Ready:
 class Worker:
     """Analyses frames. `transport`: send pictures through this codec first, as a log would.
 
-    regions: by source; asked again for every frame. first_id: of the tracks of a tracker that begins with this frame.
+    regions: by source; asked again for every frame. first_id: of the tracks and events of what begins with this frame.
     """
 
     def __init__(
@@ -145,8 +163,8 @@ class Worker:
         assert frame.picture is not None, "a frame without picture is not sent to inference"
         try:
             region = self._regions.get(frame.source_id, Region())
-            if frame.picture.encoded is not None and is_sound(frame.picture.encoded):
-                return _Ready(frame, Region(), NO_PICTURE, frame.picture.encoded)
+            if is_sound(frame.picture.encoded):
+                return _heard(frame, frame.picture.encoded or b"")
             rgb = region.masked(frame.picture.rgb(self._transport))
             encoded = self._transport.encode(rgb) if self._transport is not None else None
             if self._transport is not None and encoded is not frame.picture.encoded and self._remembers(frame):
@@ -161,12 +179,20 @@ class Worker:
     def _sessions_of(self, ready: _Ready, pipeline: Pipeline) -> tuple[Session, ...]:
         """In the order of calling, each sees what the one before returned."""
         frame, new_tracker = ready.frame, ready.region.new_tracker or pipeline.new_tracker
-        new = [pipeline.new_session] if pipeline.new_session is not None else []
+        new: list[NewSession] = []
+        if pipeline.new_session is not None:
+            new.append(partial(self._begun, pipeline.new_session, frame))
         if new_tracker is not None:
             new.append(lambda: TrackerSession(new_tracker(), self._first_id(frame), pipeline.looks))
         if pipeline.session_last:
             new.reverse()
         return self._sessions.of(frame, pipeline.name, new)
+
+    def _begun(self, new_session: NewSession, frame: Frame) -> Session:
+        session = new_session()
+        if isinstance(session, NumbersFinds):
+            session.count_from(self._first_id(frame))
+        return session
 
     def _outcomes(
         self, pipeline: Pipeline, mine: Mapping[int, _Ready]
@@ -174,7 +200,9 @@ class Worker:
         """One batch; frames of sessions that shape their own requests go one by one, as each depends on the last."""
         together: dict[int, _Ready] = {}
         for n, ready in mine.items():
-            if any(isinstance(session, ShapesRequests) for session in self._sessions_of(ready, pipeline)):
+            if not ready.suits(pipeline):
+                yield n, Outcome.dead_letter(DeadReason.SCHEMA)
+            elif any(isinstance(session, ShapesRequests) for session in self._sessions_of(ready, pipeline)):
                 yield n, self._outcome(pipeline, ready, None)
             else:
                 together[n] = ready
@@ -201,6 +229,16 @@ class Worker:
             if isinstance(answer, ABSENT):
                 return Outcome.dropped(DropReason.MODEL_UNAVAILABLE, attempt)  # asked again at once it is away still
         return Outcome.dead_letter(DeadReason.RETRY_EXHAUSTED, ATTEMPTS)
+
+
+def _heard(frame: Frame, encoded: bytes) -> _Ready | ValueError:
+    """A piece of sound; ValueError where it does not decode, as for a picture."""
+    try:
+        header = read_sound_header(encoded)
+        check_sound(header, PIECE)
+    except InputError as error:
+        return ValueError(str(error))
+    return _Ready(frame, Region(), NO_PICTURE, encoded, header.rate)
 
 
 def _postings(frame: Frame, found: Mapping[str, Outcome | ParameterInvalid]) -> list[Posting] | ParameterInvalid:

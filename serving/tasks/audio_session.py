@@ -35,6 +35,10 @@ class SoundSession:
         self._next_ns: int | None = None
         self._asked: tuple[int, int, FloatArray] | None = None  # time, samples and windows of the piece being asked
 
+    def count_from(self, told: int) -> None:
+        """See `serving.tasks.base.NumbersFinds`."""
+        self._events.told = told
+
     def ask(self, request: InferRequest, infer: Infer, pts_ns: int) -> InferResponse | ServingError:
         """The piece's windows with the state so far. Called again for the same piece, it asks the same."""
         if self._asked is None or self._asked[0] != pts_ns:

@@ -188,6 +188,15 @@ class ShapesRequests(Protocol):
 
 
 @runtime_checkable
+class NumbersFinds(Protocol):
+    """A session that numbers what it finds, events for instance, and may begin within an epoch."""
+
+    def count_from(self, told: int) -> None:
+        """Numbers are above `told` from now on, so that none is given twice. Called before the first frame."""
+        ...
+
+
+@runtime_checkable
 class TakesTargets(Protocol):
     """A session that follows objects which a user named."""
 

@@ -58,15 +58,15 @@ def window_ns(rule: SoundSpec, place: int) -> tuple[int, int]:
 
 @dataclass(slots=True)
 class EventMaker:
-    """The events of one timeline. `offset_ns`: where its first window begins."""
+    """The events of one timeline. `offset_ns`: where its first window begins. told: the number of its last event."""
 
     rule: SoundSpec
     rules: EventRules
     offset_ns: int = 0
     windows: int = 0
+    told: int = 0
     _running: dict[int, _Running] = field(default_factory=dict)
     _over: list[_Over] = field(default_factory=list)
-    _told: int = 0
 
     def feed(self, scores: FloatArray, last: bool = False, length_ns: int | None = None) -> AudioEvents:
         """The events that these windows [t, classes] belong to, ended or open.
@@ -132,8 +132,8 @@ class EventMaker:
         self._over = []
         for row, _ in rows:
             if not row.running.number:
-                self._told += 1
-                row.running.number = self._told
+                self.told += 1
+                row.running.number = self.told
         starts = [max(row.running.floor, row.running.start - self.rules.pad_ns) for row, _ in rows]
         return AudioEvents(
             np.array([row.running.number for row, _ in rows], np.int64),

@@ -118,7 +118,7 @@ def run_ingest(spec: Mapping[str, Any]) -> None:
     stream = StreamMessage(
         spec["source_id"], spec["address"], (NAME,), delay_ms=spec["delay_ms"], mixed=True, lease_s=spec.get("lease_s")
     )
-    role = main_ingest.run_ingest(_settings(spec), stream)
+    (role,) = main_ingest.run_ingest(_settings(spec), stream)
     _say({"records": role.frames, "fenced": role.fenced, "error": str(role.stage.error or "")})
 
 

@@ -75,8 +75,10 @@ class System:
         self.log = MemoryLog({NAMES.topic(t): partitions for t in topics})
         self.clock, self.model, self.partitions = HandClock(), Model(), partitions
 
-    def claim(self, source: str, kind: SourceKind = SourceKind.LIVE, pipelines: tuple[str, ...] = ("person",)) -> None:
-        info = replace(INFO, source_id=source, kind=kind)
+    def claim(
+        self, source: str, kind: SourceKind = SourceKind.LIVE, pipelines: tuple[str, ...] = ("person",), **about: Any
+    ) -> None:
+        info = replace(INFO, source_id=source, kind=kind, **about)
         claims = LogClaims(
             Timelines(self.log, NAMES), Sender(self.log.producer()), NAMES, f"ingest-{source}", lambda: info
         )
