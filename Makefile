@@ -2,6 +2,8 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
+# What keeps one core busy and shares nothing: two at a time. The rest starts servers and watches the clock: alone.
+SIDE_BY_SIDE := tests/integration/test_simulator_thousand.py tests/defects tests/e2e/test_adding_a_task.py tests/unit
 
 .PHONY: help setup system demo demo-workloads up dashboards-check test test-long test-faults lint bench loadtest clean
 
@@ -33,7 +35,8 @@ lint: setup ## style, types, layers
 	@.venv/bin/lint-imports
 
 test: setup system lint ## sets up everything the tests need and runs them all
-	@$(PYTEST) -m "not long and not faults"
+	@$(PYTEST) -m "not long and not faults" -n 2 --dist loadfile --no-loadscope-reorder $(SIDE_BY_SIDE); first=$$?; \
+	$(PYTEST) -m "not long and not faults" $(SIDE_BY_SIDE:%=--ignore=%) && exit $$first
 
 test-long: setup system ## conversion matrix and long properties
 	@$(PYTEST) -m long

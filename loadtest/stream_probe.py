@@ -96,15 +96,16 @@ def hls(base: str, source: str, seconds: float) -> Tally:
     tally, until, done = Tally("hls"), time.monotonic() + seconds, set[str]()
     folder = f"{base}/v1/streams/{source}/hls"
     with httpx.Client(timeout=10) as client:
-        while time.monotonic() < until:
+        while True:  # once at least, however long the client took to be made
             playlist = client.get(f"{folder}/index.m3u8").raise_for_status().text
             for name in (line.removesuffix(".m4s") for line in playlist.splitlines() if line.endswith(".m4s")):
                 if name not in done:
                     done.add(name)
                     for picture in client.get(f"{folder}/{name}.json").raise_for_status().json()["frames"]:
                         tally.add((picture["key"]["epoch"], picture["key"]["pts_ns"], ""), "shown", None)
+            if time.monotonic() > until:
+                return tally
             time.sleep(0.5)
-    return tally
 
 
 def kafka(broker: str, source: str, seconds: float, prefix: str = "", first: str = "latest") -> Tally:
