@@ -175,6 +175,7 @@ class LogAccountant:
         message = decode_frame(record.key, record.value, record.headers, now_ns)
         frame = message.record
         claimed = self._timelines.check(message)
+        account.finished.discard(frame.source_id)  # a file that is read again goes on in another epoch
         ledger = accountant.ledger(frame.source_id, frame.epoch)
         last = first_and_last(frame)[1]
         check_ahead(frame, ledger.next_seq if ledger else 0)

@@ -30,6 +30,7 @@ from serving.records import (
 from serving.roles.accountant import LogAccountant
 from serving.roles.ingest import IngestSettings, LogIngest
 from serving.roles.jobs import CLEAN, WorkerSettings
+from serving.roles.ledger import read_ledger
 from serving.roles.names import Names
 from serving.roles.progress import Progress
 from serving.roles.sender import Sender
@@ -445,6 +446,18 @@ def test_a_restart_at_any_point_gives_the_same_account(
     assert sorted(closed) == list(range(6))
     assert [closed[n].reason for n in range(6)] == ["", "", "", "", "deadline", "deadline"]
     assert len([o for o in outcomes if o.closed]) == 6, "closed once, whoever closed it"
+
+
+def test_a_file_that_is_read_a_second_time_is_closed_too(
+    log: MemoryLog, clock: HandClock, accountant: Callable[[], LogAccountant]
+) -> None:
+    role = accountant()
+    for times in (1, 2):
+        ingested(log, np.zeros((48, 64, 3), np.uint8), 3)
+        worked(log, lambda w, n=3 * times: len(records(log, "results", decode_result)) == n)  # type: ignore[misc]
+        settled(role, clock)
+        assert role.is_finished("gate")
+    assert [(row.epoch, row.results, row.balanced) for row in read_ledger(log, NAMES)] == [(1, 3, True), (2, 3, True)]
 
 
 def test_records_deleted_unread_are_named(
