@@ -303,7 +303,8 @@ def scaling_of(system: System) -> Iterator[str]:
     for wanted in ("gateway", "worker"):
         if wanted not in {target["name"] for target, _ in scalers}:
             yield f"{wanted}: nothing scales it"
-    topics = yaml.safe_load(system.compose.read("kafka/topics.yaml"))["topics"]
+    topics_file = yaml.safe_load(system.compose.read("kafka/topics.yaml"))
+    topics, sized_for = topics_file["topics"], topics_file["load"]["workers_max"]
     names = Names(system.config.get("LOCKSTEP_KAFKA_PREFIX", ""))
     for name, document in system.named("ScaledObject").items():
         for trigger in document["spec"]["triggers"]:
@@ -313,6 +314,8 @@ def scaling_of(system: System) -> Iterator[str]:
             most = document["spec"]["maxReplicaCount"]
             if most != ceiling:
                 yield f"{name}: at most {most}, partitions of {topic} less one: {ceiling}"
+            if most != sized_for:
+                yield f"{name}: at most {most}, load.workers_max of deploy/kafka/topics.yaml is {sized_for}"
             group = names.group(f"worker-{system.config.get('STREAM_MODEL')}")
             if told["consumerGroup"] != group:
                 yield f"{name}: watches the group {told['consumerGroup']}, the workers' is {group}"

@@ -55,6 +55,8 @@ MUTANTS = [
     ("triton.yaml", "periodSeconds: 30, failureThreshold: 10", "failureThreshold: 1", "ended before"),
     ("triton.yaml", "key: LOCKSTEP_LOG_LEVEL", "key: LOG_LEVEL", "has no LOG_LEVEL"),
     ("worker.yaml", "maxReplicaCount: 11", "maxReplicaCount: 12", "at most 12, partitions of frames less one: 11"),
+    ("../../kafka/topics.yaml", "workers_max: 11", "workers_max: 8", "at most 11, load.workers_max of"),
+    ("../../kafka/topics.yaml", "frames:\n    partitions: 12", "frames:\n    partitions: 16", "less one: 15"),
     ("worker.yaml", "topic: frames", "topic: results_", "less one: -1"),
     ("worker.yaml", "--triton,", "--server,", "--server"),
     ("worker.yaml", "  # No replicas:", "  replicas: 2\n  # No replicas:", "a scaler that changes them"),

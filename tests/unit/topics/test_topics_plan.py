@@ -142,7 +142,7 @@ def alike(count: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "retention", "message"),
     [
-        (alike(7), RETENTION, "7 partitions for up to 8 workers: 1 of them would never get a record"),
+        (alike(10), RETENTION, "10 partitions for up to 11 workers: 1 of them would never get a record"),
         ({}, replace(RETENTION, frames_s=300), r"frames: retention_frames_s is 300 s, at least 360 s are needed"),
         ({}, replace(RETENTION, recovery_s=3600), "recovery_s = 3600"),
         ({}, replace(RETENTION, delay_s=900, lateness_s=10), "at least 1210 s are needed"),
@@ -160,7 +160,7 @@ def test_what_would_lose_records_is_refused_and_changes_nothing(
 
 
 def test_as_many_partitions_as_consumers_is_warned_of(tmp_path: Path) -> None:
-    plan = plan_topics(load_topics(written(tmp_path, alike(8))), RETENTION, ListTopics())
+    plan = plan_topics(load_topics(written(tmp_path, alike(11))), RETENTION, ListTopics())
     assert plan.refused == () and "no room for one more" in plan.warnings[0]
 
 
