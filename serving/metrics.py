@@ -6,6 +6,7 @@ set before this module is imported; `exposition` adds them up.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,11 @@ from serving.metrics_list import OTHER as OTHER
 from serving.metrics_list import MetricDefinition
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+ROOM_BYTES = {
+    "counter": 512 << 10,
+    "histogram": 512 << 10,
+    "gauge": 64 << 10,
+}  # a process's files
 
 
 class Metrics:
@@ -29,6 +35,7 @@ class Metrics:
 
     def __init__(self, definitions: Sequence[MetricDefinition] = METRICS) -> None:
         self.registry = CollectorRegistry()
+        self.untold = ""  # why there is no page: one without what this process counts would be wrong
         self._guard = threading.Lock()
         self._gauges = {d.name: d for d in definitions if d.kind == "gauge" and not d.labels}
         self._metrics = {d.name: _make(d, self.registry) for d in definitions if d.name not in self._gauges}
@@ -71,6 +78,31 @@ def require_multiprocess() -> None:
     """Raise RuntimeError where this process's values would not reach the shared folder."""
     if not getattr(values.ValueClass, "_multiprocess", False):
         raise RuntimeError("PROMETHEUS_MULTIPROC_DIR was set after prometheus_client had been imported")
+
+
+def reserve_room(folder: Path) -> str:
+    """Take the disk space of this process's files in the shared folder, before it counts anything; "" once it is there.
+
+    The files are mapped into memory, so a full disk would end the process (SIGBUS) at whatever it counts next. Without
+    room this process counts in memory instead, and the reason is returned. A file gets its name when it is whole, so
+    that a reader never meets an empty one.
+    """
+    names = sorted({d.kind if d.kind != "gauge" else f"gauge_{d.merge}" for d in METRICS})
+    places = {name: folder / f"{name}_{os.getpid()}.db" for name in names}  # as prometheus_client names them
+    try:
+        for name, place in places.items():
+            part = place.with_suffix(".part")
+            places[name] = part
+            with part.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, ROOM_BYTES[name.partition("_")[0]])
+        for part in places.values():
+            part.rename(part.with_suffix(".db"))
+    except OSError as error:
+        for place in places.values():
+            place.unlink(missing_ok=True)
+        values.ValueClass = values.MutexValue
+        return f"{folder}: no room for the metrics of a worker: {error.strerror}"
+    return ""
 
 
 def forget_process(pid: int, multiprocess_dir: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,12 @@ def _has_kafka() -> bool:
     return obtainable()
 
 
+def _may_mount() -> bool:
+    """In a mount namespace of its own, which ends with the command."""
+    command = ["unshare", "--mount", "mount", "-t", "tmpfs", "lockstep-test", "/mnt"]
+    return bool(shutil.which("unshare")) and subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
 _WITH_SBIN = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
 
 # What a test may need: (is it here?, how to get it). The words are those of FAIL_WITHOUT.
@@ -46,6 +53,7 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "nginx": (lambda: shutil.which("nginx", path=_WITH_SBIN) is not None, "apt-get install nginx-light"),
     "kubectl": (lambda: shutil.which("kubectl") is not None, "apt-get install kubectl, or a download of one file"),
     "kcat": (lambda: shutil.which("kcat") is not None, "apt-get install kcat"),
+    "mount": (_may_mount, "root with the right to mount (in a container: the capability SYS_ADMIN)"),
     "gpu": (lambda: shutil.which("nvidia-smi") is not None, "a machine with an NVIDIA GPU"),
 }
 

@@ -16,6 +16,7 @@ from serving.errors import MediaTypeUnsupported
 from serving.gateway.catalogue import Catalogue
 from serving.gateway.gallery_desk import GalleryDesk
 from serving.gateway.limits import BODIES_IN_MEMORY, BodyLimits, Gauge, content_length, read_body, request_timeout_s
+from serving.gateway.metrics_page import MetricsPage
 from serving.gateway.pace import Pace
 from serving.gateway.readiness import CanaryCheck, Readiness
 from serving.gateway.streams import StreamServices
@@ -42,11 +43,13 @@ class Context:
     body_limits: BodyLimits = field(init=False)
     in_flight: Gauge = field(init=False)
     bodies: Gauge = field(init=False)
+    page: MetricsPage = field(init=False)
     _paces: dict[str, Pace] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         s = self.settings
         self.readiness = Readiness(self.server, self.catalogue, self.canaries, self.metrics, s.canary_interval_s)
+        self.page = MetricsPage(lambda: self.metrics.exposition(self.metrics_dir))
         self.body_limits = BodyLimits(s.max_body_bytes, s.body_timeout_s, s.body_min_rate)
         self.in_flight = Gauge(
             s.max_in_flight,

@@ -3,12 +3,15 @@
 Connections that the kernel has accepted and the process has not are reset when the socket closes. So first a packet
 filter on the socket drops new SYNs (their senders try again a second later and meet a closed port, before any request
 was made), then everything that is in the queue is accepted, then it closes.
-Source: socket(7), SO_ATTACH_FILTER; Linux Documentation/networking/filter.rst (classic BPF; on a TCP socket the packet
-begins at the TCP header, whose byte 13 holds the flags).
+The workers of a gateway share the socket, so where only one of them ends, or all are replaced, those that stay take the
+filter off again.
+Source: socket(7), SO_ATTACH_FILTER, SO_DETACH_FILTER; Linux Documentation/networking/filter.rst (classic BPF; on a TCP
+socket the packet begins at the TCP header, whose byte 13 holds the flags).
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import socket
@@ -16,7 +19,7 @@ import struct
 
 logger = logging.getLogger("lockstep.gateway")
 
-_SO_ATTACH_FILTER = 26
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 _SYN, _SYN_ACK = 0x02, 0x12
 # (code, jump if true, jump if false, constant)
 _DROP_NEW_CONNECTIONS = (
@@ -37,3 +40,9 @@ def refuse_new_connections(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, option)
     except OSError as error:
         logger.warning("new connections cannot be filtered (%s): some may be reset at the close", error)
+
+
+def take_new_connections(sock: socket.socket) -> None:
+    """Undo `refuse_new_connections`, by whichever process it was done; nothing happens where it was not."""
+    with contextlib.suppress(OSError):  # ENOENT: there is no filter
+        sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)

@@ -22,7 +22,7 @@ from gunicorn.app.base import BaseApplication
 
 from serving.bundle import ModelBundle, catalogue, versions_of
 from serving.config import Settings, load_settings
-from serving.errors import CertificateRefused, LockstepError
+from serving.errors import CertificateRefused, LockstepError, StartFailed
 from serving.gateway.auth import check_bind
 from serving.triton.derive import canary_of
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from serving.gateway.readiness import CanaryCheck
     from serving.gateway.streams import StreamServices
+    from serving.metrics import Metrics
     from serving.ports import InferenceServer
 
 logger = logging.getLogger("lockstep.gateway")
@@ -65,7 +66,7 @@ class GatewayApplication(BaseApplication):  # type: ignore[misc]
         self._target = target
         self._make_streams = make_streams
         self._refused = refused
-        self._metrics_dir = Path(tempfile.mkdtemp(prefix="lockstep-metrics-"))
+        self._metrics_dir = _metrics_folder()
         super().__init__()
 
     def load_config(self) -> None:
@@ -77,17 +78,28 @@ class GatewayApplication(BaseApplication):  # type: ignore[misc]
         """The app of one worker, made after the fork."""
         from serving.gateway.app import create_app
         from serving.gateway.catalogue import Catalogue
-        from serving.metrics import Metrics, require_multiprocess
+        from serving.metrics import Metrics, require_multiprocess, reserve_room
 
         require_multiprocess()
         logging.basicConfig(level=self._settings.log_level.upper())
+        lacking = reserve_room(self._metrics_dir)
         models = Catalogue(self._bundles, self._target)
         server, metrics = self._make_server(), Metrics()
+        if lacking:
+            self._say_lacking(metrics, lacking)
         metrics.set("lockstep_models_refused", self._refused)
         return create_app(
-            self._settings, server, models, self._canaries, metrics=metrics, metrics_dir=self._metrics_dir,
-            streams=self._make_streams(),
+            self._settings, server, models, self._canaries, metrics=metrics,
+            metrics_dir=None if lacking else self._metrics_dir, streams=self._make_streams(),
         )  # fmt: skip
+
+    def _say_lacking(self, metrics: Metrics, lacking: str) -> None:
+        """Requests are served all the same. A page of one worker of several would be wrong, so there is none."""
+        told = "/metrics is what this worker counts in memory"
+        if self._settings.workers > 1:
+            metrics.untold = "the disk had no room for the metrics of several workers when they started"
+            told = "/metrics is 503"
+        logger.error("%s: requests are served, %s until a start with room; TMPDIR names another place", lacking, told)
 
     def _options(self) -> dict[str, Any]:
         from serving.gateway.worker import EXIT_WITHIN_S, KEEP_ALIVE_S, MARGIN_S
@@ -128,6 +140,15 @@ class GatewayApplication(BaseApplication):  # type: ignore[misc]
         finally:
             if os.getpid() == parent:
                 shutil.rmtree(self._metrics_dir, ignore_errors=True)
+
+
+def _metrics_folder() -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="lockstep-metrics-"))
+    except OSError as error:
+        raise StartFailed(
+            f"no folder for the metrics of the workers: {error.strerror}", hint="TMPDIR: a folder that takes files"
+        ) from error
 
 
 def serve(

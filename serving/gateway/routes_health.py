@@ -49,9 +49,12 @@ async def readyz(request: Request) -> Response:
 
 
 async def exposition(request: Request) -> Response:
-    """Prometheus text of all workers."""
+    """Prometheus text of all workers; 503 where it could not be true."""
     context = context_of(request)
-    return Response(context.metrics.exposition(context.metrics_dir), 200, None, metrics.CONTENT_TYPE)
+    if context.metrics.untold:
+        return Response(f"{context.metrics.untold}\n", 503, None, "text/plain; charset=utf-8")
+    page = await context.page.newest()
+    return Response(page, 200, None, metrics.CONTENT_TYPE)
 
 
 async def openapi(request: Request) -> Response:

@@ -13,7 +13,7 @@ from uvicorn.config import Config
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
-from serving.gateway.last_call import refuse_new_connections
+from serving.gateway.last_call import refuse_new_connections, take_new_connections
 from serving.gateway.protocol import GatewayProtocol
 
 if TYPE_CHECKING:  # gunicorn's parent imports this file, and must not import prometheus_client
@@ -28,9 +28,9 @@ MARGIN_S = 1.0
 class DrainingServer(Server):
     """SIGTERM starts the drain; SIGINT and SIGQUIT end at once, as uvicorn does it."""
 
-    def __init__(self, config: Config, context: Context) -> None:
+    def __init__(self, config: Config, context: Context, listeners: list[socket.socket]) -> None:
         super().__init__(config)
-        self._context = context
+        self._context, self._listeners = context, listeners
         self._close_at: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -47,6 +47,9 @@ class DrainingServer(Server):
             self._context.metrics.set("lockstep_draining", 1)
             if time.monotonic() >= self._close_at:
                 return True
+        elif not self.should_exit:  # another worker that ended has closed the door that is ours too
+            for listener in self._listeners:
+                take_new_connections(listener)
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -80,4 +83,5 @@ class GatewayWorker(UvicornWorker):  # type: ignore[misc]
         self.config.timeout_graceful_shutdown = int(EXIT_WITHIN_S - context.settings.drain_s - 2 * MARGIN_S)
         self._install_sigquit_handler()
         # The plain sockets: of gunicorn's wrappers uvloop closes the number and then the object, once too often.
-        await DrainingServer(self.config, context).serve(sockets=[listener.sock for listener in self.sockets])
+        listeners = [listener.sock for listener in self.sockets]
+        await DrainingServer(self.config, context, listeners).serve(sockets=listeners)
