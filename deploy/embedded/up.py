@@ -234,7 +234,8 @@ class System:
         models = [word for name in self.models for word in ("--model", name)]
         commands = {"accountant": ["accountant", "--member", "accountant-1"]}
         commands |= {
-            f"worker-{n}": ["worker", *models, "--member", f"worker-{n}"] for n in range(1, self._options.workers + 1)
+            f"worker-{n}": ["worker", *models, "--triton", triton_url, "--member", f"worker-{n}"]
+            for n in range(1, self._options.workers + 1)
         }
         commands["mixer"] = ["mixer", "--output", str(self.settings.mixed_dir), "--member", "mixer-1"]
         commands["ingest"] = ["ingest", "--member", "ingest-1"]

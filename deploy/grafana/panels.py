@@ -115,6 +115,20 @@ REST = Board(
             bad=1.0,
         ),
         Panel(
+            "Time in the server",  # mean, by Triton's own counters: of REST and of workers together
+            "s",
+            (
+                (
+                    "{{model}}",
+                    summed("nv_inference_request_duration_us", "model", OF_MODEL)
+                    + " / 1e6 / "
+                    + summed("nv_inference_request_success", "model", OF_MODEL),
+                ),
+            ),
+            warn=0.25,
+            bad=1.0,
+        ),
+        Panel(
             "Stage time",
             "percentunit",
             (

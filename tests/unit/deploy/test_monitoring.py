@@ -23,9 +23,10 @@ from serving.metrics_list import BACKEND_METRICS, METRICS
 
 ROOT = Path(__file__).resolve().parents[3]
 PROMETHEUS, RUNBOOKS = ROOT / "deploy" / "prometheus", ROOT / "docs" / "runbooks"
+NV_INFERENCE = ("count", "exec_count", "queue_duration_us", "request_duration_us", "request_success")
 NOT_OURS = {  # Prometheus' own, and Triton's (docs/triton.md), with the labels that queries use
     "up": {"job", "instance"},
-    **{f"nv_inference_{name}": {"model"} for name in ("count", "exec_count", "queue_duration_us")},
+    **{f"nv_inference_{name}": {"model"} for name in NV_INFERENCE},
     **{f"nv_gpu_{name}": {"gpu_uuid"} for name in ("utilization", "memory_used_bytes", "memory_total_bytes")},
 }
 WORDS = set(
