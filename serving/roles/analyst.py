@@ -42,6 +42,7 @@ class Analyst:
         monitor: RoleMonitor, acknowledged: Callable[[Job], None],
     ) -> None:  # fmt: skip
         self._worker, self._sender = worker, sender
+        worker.watched(self._call_begins)
         self._topic, self._dead_topic = names.topic("results"), names.topic("dead_letter")
         self._settings, self._clock, self._monitor, self._told = settings, clock, monitor, acknowledged
         self.changed = threading.Condition()
@@ -162,6 +163,10 @@ class Analyst:
             self.busy_since_ns = None
         self._sender.poll(0.005 if not batch and not outgoing and self._sender.waiting else 0.0)
         return not (self._stopping and not self._outgoing)
+
+    def _call_begins(self) -> None:
+        """What may hang is one call, not the batch: a slow model's frames that go one by one are no hang."""
+        self.busy_since_ns = self._clock.monotonic_ns()
 
     def _await_batch(self) -> list[Job]:
         with self.changed:

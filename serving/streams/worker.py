@@ -7,7 +7,7 @@ in frame_seq order with the frame's own time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -159,6 +159,13 @@ class Worker:
         """Another worker has the source, or it is analysed otherwise from now on: its sessions begin anew."""
         self._sessions.forget(source_id)
 
+    def watched(self, begins: Callable[[], None]) -> None:
+        """Call `begins` before every call of a model: of a batch there are many where sessions ask one by one."""
+        self.pipelines = {
+            name: replace(pipeline, infer=partial(_watched, pipeline.infer, begins))
+            for name, pipeline in self.pipelines.items()
+        }
+
     def _ready(self, frame: Frame) -> _Ready | ParameterInvalid | ValueError:
         assert frame.picture is not None, "a frame without picture is not sent to inference"
         try:
@@ -239,6 +246,13 @@ def _heard(frame: Frame, encoded: bytes) -> _Ready | ValueError:
     except InputError as error:
         return ValueError(str(error))
     return _Ready(frame, Region(), NO_PICTURE, encoded, header.rate)
+
+
+def _watched(
+    infer: Infer, begins: Callable[[], None], requests: Sequence[InferRequest]
+) -> Sequence[InferResponse | ServingError]:
+    begins()
+    return infer(requests)
 
 
 def _postings(frame: Frame, found: Mapping[str, Outcome | ParameterInvalid]) -> list[Posting] | ParameterInvalid:

@@ -396,6 +396,35 @@ def test_the_end_of_a_file_is_told_with_its_number_of_frames(log: MemoryLog) -> 
     assert timelines.ended("gate") == {1: 4} and timelines.ended("nobody") is None
 
 
+class OneByOne:
+    """A session that shapes its own requests."""
+
+    def ask(self, request: InferRequest, infer: Any, pts_ns: int) -> InferResponse | ServingError:
+        answered: InferResponse | ServingError = infer([request])[0]
+        return answered
+
+    def update(self, result: Any, pts_ns: int, picture: Any) -> Any:
+        return result
+
+
+def test_what_may_hang_is_one_call_and_not_a_batch_of_slow_ones(log: MemoryLog, clock: HandClock) -> None:
+    claim(log)
+    write_frames(log, range(4))
+    clock.advance(NS_PER_S)
+    busy: list[int] = []
+
+    def slow(requests: Sequence[InferRequest]) -> list[InferResponse | ServingError]:
+        busy.append(clock.monotonic_ns() - (worker.analyst.busy_since_ns or 0))
+        clock.advance(5 * NS_PER_S)
+        return answer(requests)
+
+    role = Worker([replace(pipeline(slow), new_session=OneByOne)], transport=LogTransport(JpegCodec()))
+    worker = LogWorker(log, NAMES, role, WorkerSettings(max_batch=4), clock, lambda: None)
+    worker.step(0.0)
+    worker.analyst.turn()
+    assert busy == [0] * 4 and worker.analyst.busy_since_ns is None
+
+
 # -- accountant -------------------------------------------------------------------------------------------------------
 
 
