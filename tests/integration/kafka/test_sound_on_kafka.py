@@ -12,10 +12,15 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import numpy as np
 import pytest
+import soundfile
+import soxr
 from kafka_support import shared_kafka
 
+from models.importers import ImportedModel
 from serving.adapters.kafka import KafkaLog, KafkaOptions, KafkaTopics
 from serving.adapters.video import ReaderOptions
 from serving.adapters.video.heard import SoundTrack
@@ -33,12 +38,16 @@ from serving.roles.names import Names
 from serving.roles.reading import source_of
 from serving.roles.transport import LogTransport
 from serving.roles.worker import LogWorker
-from serving.spec import SoundSpec
-from serving.streams.main import OpenedModel
+from serving.served_model import ServedModel
+from serving.spec import ModelSpec, SoundSpec
+from serving.streams.main import OpenedModel, in_process
 from serving.streams.worker import Worker
 from serving.testing.memory_log import MemoryLog
+from serving.testing.stub_bundles import make_bundle
 from tests.integration.kafka.test_one_source import Sink, new_role
 from tests.integration.streams import test_run_sound as clips
+from tests.unit.models.conftest import imported as imported
+from tests.unit.models.test_silero_vad import published
 
 CLOCK = SystemClock()
 TOPICS = ("frames", "results", "outcomes", "timelines", "dead_letter", "streams")
@@ -164,3 +173,33 @@ def test_seeded_defect_pieces_keyed_by_the_sounds_own_count_are_caught(
     assert not beside_the_picture(found)
     assert not same(found["clip-sound"], clips.lines(tmp_path / "r-clip-sound.jsonl"))
     assert all(balance.holds for balance in balances.values()), "no account can see it: only the keys are wrong"
+
+
+@pytest.mark.needs("kafka")
+def test_real_speech_over_a_real_broker_is_what_run_hears(
+    request: pytest.FixtureRequest, imported: Callable[[str], ImportedModel], tmp_path: Path
+) -> None:
+    """silero-vad's own network and a recording of it, beside pictures that begin a second after the sound."""
+    recording = next(imported("silero_vad").samples.glob("recorded_*0870.wav"))
+    samples, rate = soundfile.read(recording, dtype="float32")
+    spoken = soxr.resample(samples, rate, clips.RATE)
+    path = clips.make_sound_clip(tmp_path / "clip.mkv", spoken.astype(np.float32), pictures=4)
+    silero = silero_in(tmp_path)
+    summary = clips.ran(path, silero, "silero_vad", results=tmp_path / "r.jsonl")
+    found, balances = through_the_log(*_kafka(request), streams_of(path, "", "silero_vad"), silero)
+    wanted = [row | {"source_id": "clip-sound"} for row in clips.lines(tmp_path / "r.jsonl")]
+    assert summary.sources[0].balances["silero_vad"].results == balances["clip-sound"].results == len(wanted) > 8
+    assert balances["clip-sound"].holds and len(clips.last_words(wanted)) >= 1
+    assert same(found["clip-sound"], wanted)
+
+
+def silero_in(folder: Path) -> OpenModel:
+    """The package's file in onnxruntime, with the rules of the YAML."""
+    run = published("silero_vad_openvino_16k.onnx")
+
+    def opened(name: str) -> OpenedModel:
+        bundle = make_bundle(folder / str(uuid4()), name, "audio", sound={"window": 512}, outputs=["p"], labels=["x"])
+        object.__setattr__(bundle, "spec", ModelSpec.read(Path("models/silero_vad.yaml")))
+        return in_process(ServedModel(bundle, clips.Engine(run)))
+
+    return opened
