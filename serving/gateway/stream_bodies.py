@@ -19,7 +19,7 @@ INT64_MOST = (1 << 63) - 1
 LIMIT_DEFAULT, LIMIT_MOST = 100, 1000
 SECONDS_MOST = 86_400
 ADDRESSES = ("address", "publish")
-OWN = ("source_id", "state", "supervised", "targets")  # set by routes of their own, or nobody
+OWN = ("source_id", "state", "supervised", "targets", "sound")  # set by routes of their own, by ingest, or nobody
 TAKEN = tuple(f.name for f in fields(StreamMessage) if f.name not in OWN)
 _SECRET = re.compile(r"(?i)token|key|pass|pwd|secret|sig|auth")
 _BY_NAME = re.compile(r"\{[A-Z][A-Z0-9_]*\}")
@@ -50,7 +50,7 @@ def changed_stream(stream: StreamMessage, body: Mapping[str, Any]) -> StreamMess
     _known(body, TAKEN)
     before = orjson.loads(encode_stream(stream).value or b"{}")
     changed = _stream(stream.source_id, {name: before[name] for name in TAKEN} | dict(body))
-    return replace(changed, targets=stream.targets)
+    return replace(changed, targets=stream.targets, sound=stream.sound)
 
 
 def shown_stream(stream: StreamMessage, redacted: Callable[[str], str]) -> dict[str, Any]:
