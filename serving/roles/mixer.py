@@ -48,6 +48,10 @@ class _Source:
     seen: dict[int, int] = field(default_factory=dict)  # next place to be read, by epoch
     done: bool = False
 
+    def is_over(self, epoch: int) -> bool:
+        """Whether a file that was shown whole is read again, in this epoch: its outputs go on with another role."""
+        return self.done and epoch > max(self.seen)
+
 
 class LogMixer:
     """Call `step` from one thread until told to stop, then `close`. new_role: outputs and drawing of one source.
@@ -186,10 +190,10 @@ class LogMixer:
             self._results_next[record.partition] = record.offset + 1
             posting = decode_result(record.key, record.value, record.headers).posting
             source = self._sources.get(posting.key.source_id)
-            if source is None and posting.key.source_id not in self._heard:
-                self._early.append(posting)
-            elif source is not None:
+            if source is not None and not source.is_over(posting.key.epoch):
                 source.role.post(posting, now_ns)
+            elif posting.key.source_id not in self._heard:
+                self._early.append(posting)
             return
         message = decode_frame(record.key, record.value, record.headers, now_ns)
         claimed = self._timelines.check(message)
@@ -206,7 +210,11 @@ class LogMixer:
         if first < next_seq:
             self._progress[record.partition].read(record.offset, 0)
             return
-        source = known or self._open(message, claimed, record.partition)
+        if known is None or known.is_over(frame.epoch):
+            source = self._open(message, claimed, record.partition)
+            source.seen.update(known.seen if known else {})
+        else:
+            source = known
         source.seen[frame.epoch] = last + 1
         self._progress[record.partition].read(record.offset)
         source.waiting.append((record.offset, self._lazily(message), at_end))

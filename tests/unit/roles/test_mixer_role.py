@@ -8,8 +8,9 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
-from test_roles_on_memory import INFO, JPEG, NAMES, PLACE, claim, records, worked, write_frames
+from test_roles_on_memory import INFO, JPEG, NAMES, PLACE, claim, ingested, records, worked, write_frames
 
 from serving.config import Settings
 from serving.errors import StorageFailed
@@ -87,7 +88,8 @@ def turn(role: LogMixer, until: Callable[[], bool]) -> None:
 
 def tables(folder: Path) -> list[int]:
     """frame_seq of every picture in every segment that is listed, in order."""
-    names = [line for line in (folder / "index.m3u8").read_text().splitlines() if line.endswith(".m4s")]
+    playlist = folder / "index.m3u8"
+    names = [line for line in playlist.read_text().splitlines() if line.endswith(".m4s")] if playlist.exists() else []
     found = [json.loads((folder / name).with_suffix(".json").read_bytes()) for name in names]
     assert [table["media_sequence"] for table in found] == list(range(len(found)))
     return [frame["frame_seq"] for table in found for frame in table["frames"]]
@@ -138,6 +140,20 @@ def test_what_is_skipped_to_catch_up_does_not_hold_the_position(
         clock.advance(50_000_000)
         role.step(0.0)
     assert shown_of(role) <= 5 and committed(log) == Committed(103)
+
+
+def test_a_file_that_is_read_a_second_time_is_shown_a_second_time(
+    log: MemoryLog, mixer: Callable[[], LogMixer], tmp_path: Path
+) -> None:
+    role, picture = mixer(), np.zeros((48, 64, 3), np.uint8)
+    for shown in ([0, 1, 2], [0, 1, 2, 0, 1, 2]):
+        ingested(log, picture)
+        worked(log, lambda worker, n=len(shown): len(records(log, "results", decode_result)) == n)  # type: ignore[misc]
+        turn(role, lambda n=len(shown): len(tables(tmp_path / "gate")) == n)  # type: ignore[misc]
+        turn(role, lambda: role.outputs("gate") is not None)
+        assert tables(tmp_path / "gate") == shown
+    with av.open(str(tmp_path / "gate" / "index.m3u8")) as mixed:
+        assert sum(1 for _ in mixed.decode(video=0)) == 6
 
 
 def test_recording_is_switched_on_and_off_while_the_source_runs(
