@@ -41,16 +41,17 @@ CAMERA = "rtsp://{CAM}:{CAM}@127.0.0.1:9/live"
 class System:
     """A gateway, and what stands behind it."""
 
-    def __init__(self, kafka: str, redis: str, folder: Path) -> None:
+    def __init__(self, kafka: str, redis: str, folder: Path, names: Names = NAMES) -> None:
+        self.names = names
         self.settings = Settings(
-            kafka=kafka, kafka_prefix=NAMES.prefix, redis=redis, mixed_dir=folder / "mixed",
+            kafka=kafka, kafka_prefix=self.names.prefix, redis=redis, mixed_dir=folder / "mixed",
             sources_allowed_hosts="127.0.0.1", sources_secrets="CAM",
         )  # fmt: skip
         admin = KafkaTopics(KafkaOptions(kafka))
         for topic in ("streams", "results", "outcomes", "frames", "timelines"):
             policy = {"cleanup.policy": "compact"} if topic in ("streams", "timelines") else {}
-            admin.create(NAMES.topic(topic), TopicState(PARTITIONS, 1, policy))
-        self.log, self.index = KafkaLog(KafkaOptions(kafka)), RedisIndex(redis, NAMES.prefix)
+            admin.create(self.names.topic(topic), TopicState(PARTITIONS, 1, policy))
+        self.log, self.index = KafkaLog(KafkaOptions(kafka)), RedisIndex(redis, self.names.prefix)
         bundles = stub_bundles(folder)
         streams = make_streams(self.settings)
         self.app = create_app(
@@ -63,11 +64,13 @@ class System:
         messages = [a_result(source_id, 1, seq, "persons") for seq in seqs]
         for message in reversed(messages):
             encoded = encode_result(message)
-            producer.append(NewRecord(NAMES.topic("results"), encoded.key, encoded.value, encoded.headers, number))
+            producer.append(NewRecord(self.names.topic("results"), encoded.key, encoded.value, encoded.headers, number))
             found.append(result_document(message))
         for message in messages:
             encoded = encode_outcome(OutcomeMessage(message.posting.key, message.posting.outcome))
-            producer.append(NewRecord(NAMES.topic("outcomes"), encoded.key, encoded.value, encoded.headers, number))
+            producer.append(
+                NewRecord(self.names.topic("outcomes"), encoded.key, encoded.value, encoded.headers, number)
+            )
         assert producer.close(20) == 0
         return found[::-1]
 

@@ -12,8 +12,10 @@ from typing import Any
 
 import jsonschema
 import pytest
+from kafka_support import shared_kafka
+from redis_support import RedisServer
 from starlette.testclient import TestClient
-from test_streams_on_kafka import CAMERA, NAMES, PARTITIONS, System, redis_server, system, until
+from test_streams_on_kafka import CAMERA, PARTITIONS, System, redis_server, until
 
 from serving.align import CloseRule
 from serving.clock import SystemClock
@@ -27,6 +29,7 @@ from serving.roles.index import IndexWriter
 from serving.roles.ingest import IngestSettings, LogIngest
 from serving.roles.jobs import WorkerSettings
 from serving.roles.ledger import read_ledger
+from serving.roles.names import Names
 from serving.roles.regions import SourceRegions
 from serving.roles.registered import Registered
 from serving.roles.transport import LogTransport
@@ -40,12 +43,18 @@ from serving.targets import Aim
 from serving.testing.list_source import Connection, ListSource
 from tests.unit.tasks.test_targets_followed import SPEC, TASK, Model, picture
 
-__all__ = ["redis_server", "system"]  # fixtures
+__all__ = ["redis_server"]  # a fixture
 
 pytestmark = [pytest.mark.needs("kafka"), pytest.mark.needs("redis")]
+NAMES = Names("targets.")
 FRAMES, FOLLOWED, BOX = 12, "tower", (40, 60, 80, 100)
 VOLATILE = ("timings_ms", "attempt", "capture_ns", "capture_quality", "raw_pts", "dts", "epoch")
 CLOCK = SystemClock()
+
+
+@pytest.fixture
+def system(request: pytest.FixtureRequest, redis_server: RedisServer, tmp_path: Path) -> System:
+    return System(shared_kafka(request).bootstrap, redis_server.url, tmp_path, NAMES)
 
 
 def pipeline() -> Pipeline:
