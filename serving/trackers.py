@@ -1,17 +1,37 @@
-"""The trackers by name, as `--track` and registered sources call them."""
+"""The trackers by name, as `--track` and registered sources call them.
+
+Each is imported when one is made: their libraries take two seconds, which a worker started again after a kill lacks.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from serving.adapters.trackers import OcSort
 from serving.errors import ParameterInvalid
 from serving.ports import Tracker
-from serving.tracking.bytetrack import ByteTrack
-from serving.tracking.deepsort import DeepSort
 
 NewTracker = Callable[[], Tracker]
-TRACKERS: Mapping[str, NewTracker] = {"bytetrack": ByteTrack, "ocsort": OcSort, "deepsort": DeepSort}
+
+
+def _bytetrack() -> Tracker:
+    from serving.tracking.bytetrack import ByteTrack
+
+    return ByteTrack()
+
+
+def _ocsort() -> Tracker:
+    from serving.adapters.trackers import OcSort
+
+    return OcSort()
+
+
+def _deepsort() -> Tracker:
+    from serving.tracking.deepsort import DeepSort
+
+    return DeepSort()
+
+
+TRACKERS: Mapping[str, NewTracker] = {"bytetrack": _bytetrack, "ocsort": _ocsort, "deepsort": _deepsort}
 
 
 def trackers(reid: str) -> Mapping[str, NewTracker]:

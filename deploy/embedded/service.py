@@ -11,7 +11,7 @@ from typing import TextIO
 
 from deploy.embedded.child import start_bound
 
-FIRST_S, MOST_S, STEADY_S = 0.5, 8.0, 30.0
+FIRST_S, MOST_S, STEADY_S = 0.5, 8.0, 10.0
 
 
 @dataclass(slots=True)

@@ -99,6 +99,12 @@ class FairQueue:
         self._turns.remove(source_id)
         return list(self._sources.pop(source_id).waiting)
 
+    def is_stale(self, frame: Frame, now_ns: int, unread_ns: int = 0) -> bool:
+        """Over max_age, or of an epoch that is over. unread_ns: how far the source went on in frames not read yet."""
+        source = self._sources[frame.source_id]
+        age = source.age.age_ns(frame.epoch, frame.pts_ns, now_ns)
+        return age is None or age + unread_ns > source.rules.max_age_ns
+
     def room(self, source_id: str) -> bool:
         """Always for live sources; for files while the queue is not full."""
         source = self._sources[source_id]
@@ -131,13 +137,10 @@ class FairQueue:
     def __len__(self) -> int:
         return sum(len(source.waiting) for source in self._sources.values())
 
-    @staticmethod
-    def _take_from(source: _Source, now_ns: int) -> tuple[Frame, list[Shed]]:
+    def _take_from(self, source: _Source, now_ns: int) -> tuple[Frame, list[Shed]]:
         shed: list[Shed] = []
         while source.rules.live and len(source.waiting) > 1:
-            oldest = source.waiting[0]
-            age = source.age.age_ns(oldest.epoch, oldest.pts_ns, now_ns)
-            if age is not None and age <= source.rules.max_age_ns:
+            if not self.is_stale(source.waiting[0], now_ns):
                 break
             shed.append((source.waiting.popleft(), DropReason.STALE))
         return source.waiting.popleft(), shed

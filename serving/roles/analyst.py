@@ -6,6 +6,7 @@ models about all of them at once, and writes what came of it. It alone touches m
 
 from __future__ import annotations
 
+import statistics
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -82,12 +83,23 @@ class Analyst:
         self.changed.notify_all()
         return True
 
-    def relieve(self, place: TopicPartition, count: int) -> None:
-        """Newer frames of this partition wait on the log: the oldest live ones make room, as they would in a queue."""
-        live = [key for key, job in self._jobs.items() if job.place == place and job.rules.live]
-        for key in live[:count]:
-            self._give_up_key(key, Outcome.dropped(DropReason.OVERLOAD))
-        if live:
+    def relieve(self, place: TopicPartition, count: int, unread: int) -> None:
+        """A full partition with `unread` records on the log: frames that those leave behind by max_age make room.
+
+        At most `count`, oldest first. A live source's time goes on as the clock does, so the time between records in
+        hand tells how long the unread ones took. More sources than frames in hand leave it unknown: the oldest go.
+        """
+        live = [job for job in self._jobs.values() if job.place == place and job.rules.live]
+        record_ns, now_ns = _time_of_a_record_ns(live), self._clock.monotonic_ns()
+        if record_ns is None and len(live) < count:  # what fills the partition is something else
+            return
+        old = live
+        if record_ns is not None:
+            behind_ns = int(unread * record_ns)
+            old = [job for job in live if self._queue.is_stale(job.frame, now_ns, behind_ns)]
+        for job in old[:count]:
+            self._give_up_key(job.key, Outcome.dropped(DropReason.STALE if record_ns else DropReason.OVERLOAD))
+        if old:
             self.changed.notify_all()
 
     def drop(self, places: Sequence[TopicPartition], sources: Sequence[str]) -> None:
@@ -292,3 +304,17 @@ class Analyst:
 
 def _all(frame: Frame, outcome: Outcome) -> list[Posting]:
     return [Posting(frame.ledger_key(name), frame.pts_ns, replace(outcome)) for name in frame.pipelines]
+
+
+def _time_of_a_record_ns(jobs: Sequence[Job]) -> float | None:
+    """Of one partition, by the PTS of live frames; None where no source has two of one epoch here."""
+    ends: dict[tuple[str, int], tuple[Job, Job]] = {}
+    for job in jobs:
+        key = job.frame.source_id, job.frame.epoch
+        ends[key] = ends.get(key, (job, job))[0], job
+    spans = [
+        (last.frame.pts_ns - first.frame.pts_ns) / (last.offset - first.offset)
+        for first, last in ends.values()
+        if last.offset > first.offset
+    ]
+    return statistics.median(spans) if spans else None

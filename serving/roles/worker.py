@@ -101,7 +101,7 @@ class LogWorker:
 
     def step(self, timeout_s: float = 0.05) -> None:
         """Take what there is, feed the analyst, commit."""
-        polled = self._consumer.poll(timeout_s)
+        polled = self._consumer.poll(0.0 if self._await_trial(timeout_s) else timeout_s)
         self.monitor.polled(polled)
         self.counters["deleted_unread"] += sum(lost.count for lost in polled.lost)
         self._unread.extend(polled.records)
@@ -121,6 +121,14 @@ class LogWorker:
             self._commit(list(self._parts))
         if self.monitor.turned():
             self._report(now_ns)
+
+    def _await_trial(self, timeout_s: float) -> bool:
+        """Wait for a record that is tried alone, rather than for what is read: the next one can be tried then."""
+        with self._changed:
+            trying = any(part.trying is not None for part in self._parts.values())
+            if trying:
+                self._changed.wait_for(lambda: all(part.trying is None for part in self._parts.values()), timeout_s)
+            return trying
 
     def stop(self) -> None:
         """From another thread: finish in good order."""
@@ -206,9 +214,9 @@ class LogWorker:
                     break
             part.waiting.popleft()
         full = part.progress.open >= self._settings.in_flight
-        if full and self._consumer.lag().get(place, 0) > 0:
+        if full and (unread := self._consumer.lag().get(place, 0)):
             with self._changed:
-                self.analyst.relieve(place, self._settings.in_flight // 2)
+                self.analyst.relieve(place, self._settings.in_flight // 2, unread)
         if full and not part.paused:
             self._consumer.pause([place])
         elif part.paused and not full:
@@ -233,6 +241,7 @@ class LogWorker:
             if part.progress.done(job.offset) and part.trying == job.offset:
                 part.trying = None
                 part.careful -= 1
+                self._changed.notify_all()
 
     def first_id(self, frame: Frame) -> int:
         """Of the tracks of a tracker that begins with this frame: 0 where its epoch begins here too."""
