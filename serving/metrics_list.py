@@ -216,6 +216,12 @@ METRICS: tuple[MetricDefinition, ...] = (
         "lockstep_mixer_skipped_total", "counter", "Frames not shown, to catch up with the newest.", ("source",)
     ),
     MetricDefinition(
+        "lockstep_mixer_undecodable_total",
+        "counter",
+        "Frames not shown: what the log carries is no picture.",
+        ("source",),
+    ),
+    MetricDefinition(
         "lockstep_mixer_output_errors_total",
         "counter",
         "Failures of an output: hls, recording, publish.",

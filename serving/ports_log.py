@@ -228,6 +228,15 @@ class LogConsumer(LogReader, Protocol):
         """Write positions, wait for the broker. Raises CommitRefused (not ours any more) or LogUnavailable."""
         ...
 
+    def commit_later(self, positions: Mapping[TopicPartition, Committed]) -> None:
+        """Write positions, wait for nothing: a network on which an answer takes long must not hold up the reading.
+        What could not be written is told by `uncommitted` after a later poll."""
+        ...
+
+    def uncommitted(self) -> set[TopicPartition]:
+        """Those of `commit_later` whose position was not written, since this was asked last."""
+        ...
+
     def committed(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, Committed | None]:
         """What was committed last."""
         ...

@@ -22,7 +22,9 @@ def request_for(value: float) -> ServerRequest:
     return ServerRequest("adder", tensors, outputs=("sum",))
 
 
-def under_load(triton: EmbeddedTriton, fault: Callable[[], None], seconds: float) -> tuple[float, list[Call]]:
+def under_load(
+    triton: EmbeddedTriton, fault: Callable[[], None], seconds: float, clients: int = CLIENTS
+) -> tuple[float, list[Call]]:
     """Clients that call without pause; the fault comes after a second. When it came, and every call."""
 
     async def client(server: TritonServer, calls: list[Call], until: float, value: float) -> None:
@@ -39,11 +41,11 @@ def under_load(triton: EmbeddedTriton, fault: Callable[[], None], seconds: float
         calls: list[Call] = []
         server = TritonServer(triton.grpc_url, ("adder",))
         until = time.monotonic() + 1.0 + seconds
-        clients = [asyncio.create_task(client(server, calls, until, float(i))) for i in range(CLIENTS)]
+        tasks = [asyncio.create_task(client(server, calls, until, float(i))) for i in range(clients)]
         await asyncio.sleep(1.0)
         at = time.monotonic()
         fault()
-        await asyncio.gather(*clients)
+        await asyncio.gather(*tasks)
         await server.close()
         return at, calls
 

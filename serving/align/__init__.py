@@ -42,7 +42,7 @@ from serving.align.accountant import Accountant, AccountCounters, CloseRule, Out
 from serving.align.claims import EpochClaims, EpochRegister, LocalClaims
 from serving.align.epoch_mix import Joined
 from serving.align.freshness import AgeMeter, FairQueue, SheddingRules, max_age_ns, presentation_delay_ns
-from serving.align.ledger import Balance, Posted, TimelineLedger
+from serving.align.ledger import EMPTY_BALANCE, Balance, Posted, TimelineLedger
 from serving.align.merge import merge, payload_hash
 from serving.align.mixer import Mixer, MixerCounters, MixerFull, MixerSettings
 from serving.align.outbox import Outbox, fold
@@ -50,6 +50,7 @@ from serving.align.timeline import PacketIn, PictureIn, SourceTimeline, Timeline
 from serving.align.unwrap import pts_modulus, ticks_to_ns, unwrap
 
 __all__ = [
+    "EMPTY_BALANCE",
     "AccountCounters",
     "Accountant",
     "AgeMeter",

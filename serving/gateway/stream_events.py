@@ -33,6 +33,7 @@ QUEUE = 256
 SUBSCRIBERS_MOST = 256
 LINGER_S = 30.0  # the thread goes on for so long without a subscriber
 RETRY_S = 1.0
+LOOK_S = 10.0  # between looks for partitions that were added
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,28 +142,34 @@ class EventHub:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                self._follow()
-                return
+                if self._follow():
+                    return
             except LockstepError as error:
                 logger.warning("live events: %s", error)
                 self._following.clear()
                 self._stop.wait(RETRY_S)
 
-    def _follow(self) -> None:
-        """Until nobody has listened for a while."""
-        tail = self._begin()
-        idle_since = time.monotonic()
+    def _follow(self) -> bool:
+        """True when nobody has listened for a while, False when partitions were added: then all are begun anew."""
+        partitions = self._log.partitions(self._results)
+        tail = self._begin(range(partitions))
+        idle_since = looked = time.monotonic()
         try:
             self._following.set()
             while not self._stop.is_set():
                 if self._wanted:
                     idle_since = time.monotonic()
                 elif time.monotonic() - idle_since > LINGER_S and self._leave():
-                    return
+                    return True
+                if time.monotonic() - looked > LOOK_S:
+                    looked = time.monotonic()
+                    if self._log.partitions(self._results) != partitions:
+                        return False
                 for _, message in tail.poll(0.1):
                     if message.posting.pts_ns is not None and message.posting.key.source_id in self._wanted:
                         self._queue(message.posting.key.source_id, Event.of(result_document(message)))
                 self._give_out()
+            return True
         finally:
             tail.close()
 
@@ -174,8 +181,7 @@ class EventHub:
             self._thread = None
             return True
 
-    def _begin(self) -> RecordedTail:
-        numbers = range(self._log.partitions(self._results))
+    def _begin(self, numbers: range) -> RecordedTail:
         places = [TopicPartition(topic, n) for n in numbers for topic in (self._results, self._outcomes)]
         reader = self._log.reader(dict.fromkeys(places, 0))
         try:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from serving.align import Accountant, Balance, CloseRule, OutcomeRecord
+from serving.align import EMPTY_BALANCE, Accountant, Balance, CloseRule, OutcomeRecord
 from serving.clock import NS_PER_S, Clock
 from serving.errors import CommitRefused, LogUnavailable, RecordInvalid
 from serving.frames import DeadReason, SourceKind
@@ -125,14 +125,15 @@ class LogAccountant:
     def totals(self, source_id: str) -> dict[str, Balance]:
         """The balance of a source by pipeline, as far as it is read here."""
         newest = self._timelines.register.newest(source_id)
-        for account in list(self._accounts.values()):
-            if newest is not None and source_id in account.sources:
-                return {name: account.accountant.total(source_id, name) for name in newest.pipelines}
-        return {}
+        here = [account.accountant for account in list(self._accounts.values()) if source_id in account.sources]
+        if newest is None or not here:
+            return {}
+        return {name: sum((one.total(source_id, name) for one in here), EMPTY_BALANCE) for name in newest.pipelines}
 
     def is_finished(self, source_id: str) -> bool:
         """The source is over and every key is closed."""
-        return any(source_id in account.finished for account in list(self._accounts.values()))
+        here = [account for account in list(self._accounts.values()) if source_id in account.sources]
+        return bool(here) and all(source_id in account.finished for account in here)
 
     # -- partitions come and go (`serving.ports_log.Rebalance`) -------------------------------------------------------
 
@@ -221,7 +222,7 @@ class LogAccountant:
     def _finish_ended(self, number: int, account: _Account) -> None:
         """A file's keys close when all of its frames are here and every pipeline has answered."""
         for source_id in account.sources - account.finished:
-            ended = self._timelines.ended(source_id)
+            ended = self._timelines.ended(source_id, number)
             if ended is None:
                 continue
             ledgers = {epoch: account.accountant.ledger(source_id, epoch) for epoch in ended}
@@ -292,17 +293,13 @@ class LogAccountant:
         self.monitor.behind(self._consumer)
         open_frames = sum(len(account.frames) for account in self._accounts.values())
         self.monitor.metrics.set("lockstep_role_in_flight", open_frames)
-        for account in self._accounts.values():
-            for source_id in account.sources:
-                newest = self._timelines.register.newest(source_id)
-                if newest is None:
-                    continue
-                totals = {name: account.accountant.total(source_id, name) for name in newest.pipelines}
-                for name, total in totals.items():
-                    self.monitor.metrics.set(
-                        "lockstep_ledger_in_flight", total.in_flight, source=source_id, pipeline=name
-                    )
-                publish_state(self._index, "accountant", source_id, balance_fields(newest.epoch, totals))
+        for source_id in {name for account in self._accounts.values() for name in account.sources}:
+            totals, newest = self.totals(source_id), self._timelines.register.newest(source_id)
+            if newest is None:
+                continue
+            for name, total in totals.items():
+                self.monitor.metrics.set("lockstep_ledger_in_flight", total.in_flight, source=source_id, pipeline=name)
+            publish_state(self._index, "accountant", source_id, balance_fields(newest.epoch, totals))
 
     @staticmethod
     def _is_closed(account: _Account, frame: _OpenFrame) -> bool:

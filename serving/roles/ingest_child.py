@@ -21,14 +21,11 @@ from serving.clock import NS_PER_MS, NS_PER_S, SystemClock
 from serving.config import Settings, load_settings
 from serving.errors import LockstepError
 from serving.records import StreamMessage, decode_stream
-from serving.roles.ingest import IngestSettings, LogIngest
+from serving.roles.ingest import LogIngest
 from serving.roles.ingest_process import HAND_OVER, OVER
 from serving.roles.main import open_log
-from serving.roles.names import process_name
-from serving.roles.reading import source_of
+from serving.roles.reading import role_of
 from serving.roles.sources import registered_policy, registered_secrets
-from serving.roles.transport import frame_codec
-from serving.streams.ingest import ReconnectRules
 
 LEASE_S = 5.0
 TELL_S = 1.0
@@ -120,11 +117,7 @@ def new_role(settings: Settings, stream: StreamMessage, ending: threading.Event)
     """The source of a record that came over the log: held to the policy of registered sources."""
     log, names = open_log(settings, "ingest")
     reader = ReaderOptions(policy=registered_policy(settings), secrets=registered_secrets(settings))
-    source = source_of(stream, reader)
-    ingest = IngestSettings(
-        frame_codec(settings), reduced_side=settings.frame_side, rules=ReconnectRules(lease_s=stream.lease_s)
-    )
-    return LogIngest(log, names, source, stream, process_name(), ingest, SystemClock(), ending.wait)
+    return role_of(settings, log, names, stream, reader, ending)
 
 
 def read(settings: Settings, stream: StreamMessage) -> dict[str, Any]:

@@ -14,23 +14,19 @@ from serving.adapters.video import ReaderOptions
 from serving.clock import SystemClock
 from serving.config import Settings, as_environment, child_environment
 from serving.ports_index import ResultIndex
-from serving.ports_log import RecordLog
 from serving.records import StreamMessage, encode_stream
 from serving.roles.index_open import open_index
-from serving.roles.ingest import IngestSettings, LogIngest
+from serving.roles.ingest import LogIngest
 from serving.roles.ingest_child import Teller
 from serving.roles.ingest_fleet import End, Fleet, FleetRules, SourceState
 from serving.roles.ingest_process import IngestProcess
 from serving.roles.ingest_supervisor import IngestSupervisor
 from serving.roles.main import open_log, stop_on_signals
 from serving.roles.monitor import RoleMonitor, RoleState
-from serving.roles.names import Names, process_name
 from serving.roles.page import open_page
-from serving.roles.reading import source_of, split
+from serving.roles.reading import role_of, split
 from serving.roles.sender import Sender
 from serving.roles.state import ingest_state, publish_state
-from serving.roles.transport import frame_codec
-from serving.streams.ingest import ReconnectRules
 from serving.streams.observe import StreamMetrics
 
 
@@ -47,7 +43,8 @@ def run_ingest(settings: Settings, stream: StreamMessage) -> list[LogIngest]:
     registering.flush(10.0)
     registering.close()
     ending = threading.Event()
-    roles = [_role(settings, log, names, each, ending) for each in streams]
+    reader = ReaderOptions(secrets=child_environment())  # an operator's own source may name any variable
+    roles = [role_of(settings, log, names, each, reader, ending) for each in streams]
 
     def end() -> None:
         ending.set()
@@ -64,15 +61,6 @@ def run_ingest(settings: Settings, stream: StreamMessage) -> list[LogIngest]:
     for done in reading:
         done.result()
     return roles
-
-
-def _role(
-    settings: Settings, log: RecordLog, names: Names, stream: StreamMessage, ending: threading.Event
-) -> LogIngest:
-    source = source_of(stream, ReaderOptions(secrets=child_environment()))
-    rules = ReconnectRules(lease_s=stream.lease_s)
-    ingest = IngestSettings(frame_codec(settings), reduced_side=settings.frame_side, rules=rules)
-    return LogIngest(log, names, source, stream, process_name(), ingest, SystemClock(), ending.wait)
 
 
 def _publish(index: ResultIndex | None, source_id: str, status: Mapping[str, Any]) -> None:

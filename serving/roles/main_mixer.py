@@ -67,7 +67,7 @@ def _new_mix_role(
         source_id, info = timeline.claim.source_id, timeline.info
         wished = registered.get(source_id)
         live, captions = info.kind is SourceKind.LIVE, wished is None or wished.captions
-        delay_ms = wished.delay_ms if wished is not None and wished.supervised else options.delay_ms
+        delay_ms = wished.delay_ms if wished is not None else options.delay_ms
         delay_ns, lateness_ns = presentation_delay_ns(info, delay_ms * NS_PER_MS), settings.lateness_ms * NS_PER_MS
         outputs = SourceOutputs(settings, options.output, source_id, live, wished, monitor)
         mixer = Mixer(source_id, MixerSettings(live, delay_ns, lateness_ns, reorder_depth=info.reorder_depth))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -33,17 +34,21 @@ from serving.types import PixelArray
 NewMixRole = Callable[[TimelineMessage, Callable[[AlignedFrame], None]], MixRole]
 MAX_WAITING = 64
 MAX_EARLY = 4096  # results that came before the first frame of their source
+_Place = tuple[int, int]  # partition, offset
 
 
 @dataclass(slots=True)
 class _Source:
-    """One source that is shown here. offsets: of frames on their way through the mixer, by (epoch, frame_seq)."""
+    """One source that is shown here. places: of frames on their way through the mixer, by (epoch, frame_seq).
+
+    number: the partition it is in; another one once partitions were added.
+    """
 
     role: MixRole
     live: bool
     number: int
-    waiting: deque[tuple[int, FrameRecord, bool]] = field(default_factory=deque)
-    offsets: dict[tuple[int, int], int] = field(default_factory=dict)
+    waiting: deque[tuple[_Place, FrameRecord, bool]] = field(default_factory=deque)
+    places: dict[tuple[int, int], _Place] = field(default_factory=dict)
     outputs: list[OutputSummary] = field(default_factory=list)
     seen: dict[int, int] = field(default_factory=dict)  # next place to be read, by epoch
     done: bool = False
@@ -104,7 +109,10 @@ class LogMixer:
         self._pause_full()
         if now_ns - self._committed_ns >= NS_PER_S:
             self._committed_ns = now_ns
-            self._commit(list(self._progress))
+            for place in self._consumer.uncommitted():
+                if place.topic == self._frames and place.partition in self._progress:
+                    self._progress[place.partition].committed = -1
+            self._commit(list(self._progress), later=True)
         if self.monitor.turned():
             self._report()
 
@@ -177,12 +185,15 @@ class LogMixer:
                 del self._sources[source_id]
 
     def _all_done(self, source: _Source) -> None:
-        progress = self._progress.get(source.number)
-        if progress is not None:
-            for offset in (*source.offsets.values(), *(offset for offset, _, _ in source.waiting)):
-                progress.done(offset)
-        source.offsets.clear()
+        for place in (*source.places.values(), *(place for place, _, _ in source.waiting)):
+            self._is_done(place)
+        source.places.clear()
         source.waiting.clear()
+
+    def _is_done(self, place: _Place) -> None:
+        number, offset = place
+        if number in self._progress:
+            self._progress[number].done(offset)
 
     def _take(self, record: LogRecord, at_end: bool) -> None:
         now_ns = self._clock.monotonic_ns()
@@ -215,9 +226,9 @@ class LogMixer:
             source.seen.update(known.seen if known else {})
         else:
             source = known
-        source.seen[frame.epoch] = last + 1
+        source.seen[frame.epoch], source.number = last + 1, record.partition
         self._progress[record.partition].read(record.offset)
-        source.waiting.append((record.offset, self._lazily(message), at_end))
+        source.waiting.append(((record.partition, record.offset), self._lazily(message), at_end))
 
     def _open(self, message: FrameMessage, claimed: TimelineMessage, number: int) -> _Source:
         source_id = message.record.source_id
@@ -234,11 +245,11 @@ class LogMixer:
     def _show(self, source_id: str, source: _Source, now_ns: int) -> None:
         mixer = source.role.mixer
         while source.waiting and (source.live or not mixer.full):
-            offset, record, at_end = source.waiting.popleft()
+            place, record, at_end = source.waiting.popleft()
             if isinstance(record, DroppedRun):
-                self._progress[source.number].done(offset)
+                self._is_done(place)
             else:
-                source.offsets[record.epoch, record.frame_seq] = offset
+                source.places[record.epoch, record.frame_seq] = place
             source.role.frame(record, now_ns, at_end)
         source.role.poll(now_ns)
         source.role.tick(now_ns)
@@ -254,11 +265,9 @@ class LogMixer:
     def _shown(self, source_id: str, shown: AlignedFrame) -> None:
         """The frame is done with, and so is what lay before it and was left out to catch up."""
         source = self._sources[source_id]
-        progress, key = self._progress.get(source.number), (shown.frame.epoch, shown.frame.frame_seq)
-        while source.offsets and (oldest := next(iter(source.offsets))) <= key:
-            offset = source.offsets.pop(oldest)
-            if progress is not None:
-                progress.done(offset)
+        key = shown.frame.epoch, shown.frame.frame_seq
+        while source.places and (oldest := next(iter(source.places))) <= key:
+            self._is_done(source.places.pop(oldest))
 
     def _report(self) -> None:
         """Once a second: how far behind, and how each source is shown."""
@@ -278,8 +287,8 @@ class LogMixer:
                 change(sorted(places))
         self._paused = full
 
-    def _commit(self, numbers: Sequence[int]) -> None:
-        """Shown frames; results only while no frame waits that could need them."""
+    def _commit(self, numbers: Sequence[int], later: bool = False) -> None:
+        """Shown frames; results only while no frame waits that could need them. later: no answer is waited for."""
         due = {}
         for number in numbers:
             progress = self._progress.get(number)
@@ -290,12 +299,11 @@ class LogMixer:
             place = TopicPartition(self._results, number)
             if not progress.open and place in self._consumer.assignment():
                 due[place] = Committed(self._results_next[number])
-        if not due:
-            return
-        try:
-            self._consumer.commit(due)
-        except (CommitRefused, LogUnavailable):
-            return  # shown again by whoever begins there: a position is a promise, not a count
+        if later:
+            self._consumer.commit_later(due)  # refused: shown again by whoever begins there; a promise, not a count
+        elif due:
+            with suppress(CommitRefused, LogUnavailable):
+                self._consumer.commit(due)
         for place, at in due.items():
             if place.topic == self._frames:
                 self._progress[place.partition].committed = at.offset
@@ -326,4 +334,6 @@ def shown_fields(role: MixRole, epoch: int) -> dict[str, Any]:
 
 
 def _has_all(seen: Mapping[int, int], ended: Mapping[int, int]) -> bool:
-    return all(seen.get(epoch, 0) >= frames for epoch, frames in ended.items())
+    """Of the epochs from the first one that was seen here on: the ones before were shown by a mixer before."""
+    first = min(seen, default=0)
+    return all(seen.get(epoch, 0) >= frames for epoch, frames in ended.items() if epoch >= first)

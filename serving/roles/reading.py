@@ -1,16 +1,24 @@
-"""What ingest opens for a record of `streams`, and which records a source with models that hear becomes."""
+"""What ingest opens for a record of `streams`, with which role, and what a source with models that hear becomes."""
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 from serving.adapters.video import AddressSource, ReaderOptions
 from serving.bundle import ModelBundle, versions_of
+from serving.clock import SystemClock
+from serving.config import Settings
 from serving.errors import CertificateRefused, ParameterInvalid
 from serving.media import VideoSource
+from serving.ports_log import RecordLog
 from serving.records import StreamMessage
+from serving.roles.ingest import IngestSettings, LogIngest
+from serving.roles.names import Names, process_name
+from serving.roles.transport import frame_codec
 from serving.spec import SoundSpec
+from serving.streams.ingest import ReconnectRules
 from serving.streams.sound_jobs import common_rule, sound_name, sound_source
 
 
@@ -19,6 +27,18 @@ def source_of(stream: StreamMessage, options: ReaderOptions) -> VideoSource:
     if stream.sound is not None:
         return sound_source(stream.source_id, stream.address, stream.sound, options)
     return AddressSource(stream.source_id, stream.address, options)
+
+
+def role_of(
+    settings: Settings, log: RecordLog, names: Names, stream: StreamMessage, options: ReaderOptions,
+    ending: threading.Event,
+) -> LogIngest:  # fmt: skip
+    """The role that reads it onto the log, by the settings; `ending` ends its waits."""
+    ingest = IngestSettings(
+        frame_codec(settings), reduced_side=settings.frame_side, rules=ReconnectRules(lease_s=stream.lease_s)
+    )
+    source = source_of(stream, options)
+    return LogIngest(log, names, source, stream, process_name(), ingest, SystemClock(), ending.wait)
 
 
 def split(stream: StreamMessage, repository: Path) -> list[StreamMessage]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from serving.align import EpochRegister, ticks_to_ns
 from serving.errors import LogUnavailable, RecordInvalid
 from serving.frames import DroppedRun, FrameRecord, StreamInfo, TimelineRecord, is_sound
 from serving.murmur2 import partition_of
-from serving.ports_log import LogRecord, RecordLog, TopicPartition
+from serving.ports_log import LogReader, LogRecord, RecordLog, TopicPartition
 from serving.records import FrameMessage, TimelineMessage, decode_timeline, encode_timeline
 from serving.roles.names import Names
 from serving.roles.sender import Sender
@@ -38,14 +38,17 @@ def check_ahead(record: FrameRecord, next_seq: int) -> None:
 
 
 class Timelines:
-    """Reads all partitions from their beginning: the topic is compacted and small."""
+    """Reads all partitions from their beginning: the topic is compacted and small.
+
+    Partitions may be added while roles run. A claim stays where it was written; its epoch is as good as ever.
+    """
 
     def __init__(self, log: RecordLog, names: Names) -> None:
-        self._topic = names.topic("timelines")
+        self._log, self._topic = log, names.topic("timelines")
         self.partitions = log.partitions(self._topic)
-        self._places = [TopicPartition(self._topic, n) for n in range(self.partitions)]
-        self._reader = log.reader(dict.fromkeys(self._places, 0))
+        self._reader = self._open()
         self._known: dict[tuple[str, int], TimelineMessage] = {}
+        self._home: dict[tuple[str, int], int] = {}  # the partition of a claim, and so of its frames
         self._asked: dict[tuple[str, int], float] = {}
         self.register = EpochRegister()
         self.refused = 0
@@ -57,24 +60,23 @@ class Timelines:
 
     def catch_up(self, timeout_s: float = READ_SECONDS) -> None:
         """Read to the present end of every partition. Raises LogUnavailable."""
-        deadline = time.monotonic() + timeout_s
-        for place in self._places:
-            end = self._reader.bounds(place)[1]
-            while self._reader.position(place) < end:
-                if time.monotonic() > deadline:
-                    raise LogUnavailable(f"{self._topic}: its end was not reached within {timeout_s:.0f} s")
-                for record in self._reader.poll(0.1).records:
-                    self._apply(record)
+        self._look_for_more()
+        self._read_to_end(self._places, timeout_s)
 
     def find(self, source_id: str, epoch: int) -> TimelineMessage | None:
         """The claim of an epoch. A claim stands on the log before its frames, so one look at the end is enough.
 
+        First where it belongs: each partition's end costs an answer of the broker, which a far one takes its time for.
         Raises LogUnavailable where nobody could look.
         """
         key = (source_id, epoch)
+        if key not in self._known:
+            self.poll()
         if key not in self._known and time.monotonic() - self._asked.get(key, -1e9) > ASK_AGAIN_SECONDS:
-            self.catch_up()  # first: a look that failed is no look
-            if len(self._asked) > 1000:
+            self._read_to_end([self._places[partition_of(source_id.encode(), self.partitions)]], READ_SECONDS)
+            if key not in self._known:
+                self.catch_up()
+            if len(self._asked) > 1000:  # noted last: a look that failed is no look
                 self._asked.clear()
             self._asked[key] = time.monotonic()
         return self._known.get(key)
@@ -105,19 +107,53 @@ class Timelines:
             raise RecordInvalid(f"frames.value: expected {expected}, as the epoch's claim says", field="value")
         return claimed
 
-    def ended(self, source_id: str) -> dict[int, int] | None:
-        """Frames of each epoch of a source whose input is over; None while it goes on."""
+    def ended(self, source_id: str, partition: int | None = None) -> dict[int, int] | None:
+        """Frames of each epoch of a source whose input is over; None while it goes on.
+
+        partition: only of the epochs that are written there.
+        """
         newest = self.register.newest(source_id)
         if newest is None:
             return None
         found = {epoch: message for (name, epoch), message in self._known.items() if name == source_id}
         if not found[newest.epoch].last or any(message.frames is None for message in found.values()):
             return None
-        return {epoch: message.frames or 0 for epoch, message in found.items()}
+        return {
+            epoch: message.frames or 0
+            for epoch, message in found.items()
+            if partition in (None, self._home[source_id, epoch])
+        }
 
     def close(self) -> None:
         """Let go."""
         self._reader.close()
+
+    def _read_to_end(self, places: Sequence[TopicPartition], timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        for place in places:
+            end = self._reader.bounds(place)[1]
+            while self._reader.position(place) < end:
+                if time.monotonic() > deadline:
+                    raise LogUnavailable(f"{self._topic}: its end was not reached within {timeout_s:.0f} s")
+                for record in self._reader.poll(0.1).records:
+                    self._apply(record)
+
+    def _open(self) -> LogReader:
+        self._places = [TopicPartition(self._topic, n) for n in range(self.partitions)]
+        return self._log.reader(dict.fromkeys(self._places, 0))
+
+    def _look_for_more(self) -> None:
+        """After partitions were added all are read from their beginning: what is known already changes nothing."""
+        partitions = self._log.partitions(self._topic)
+        if partitions != self.partitions:
+            self.partitions = partitions
+            self._reader.close()
+            self._reader = self._open()
+
+    def _may_lie_there(self, source_id: str, partition: int) -> bool:
+        """Where the key belongs among as many partitions as there are, or once were."""
+        key = source_id.encode()
+        return any(partition_of(key, count) == partition for count in range(self.partitions, partition, -1))
 
     def _apply(self, record: LogRecord) -> None:
         try:
@@ -126,13 +162,14 @@ class Timelines:
             self.refused += 1
             return
         claim = message.claim
-        if partition_of(claim.source_id.encode(), self.partitions) != record.partition:
+        if not self._may_lie_there(claim.source_id, record.partition):
             self.refused += 1
         elif self.register.apply(claim):
             first = self._known.get((claim.source_id, claim.epoch))
             if first is not None:  # only the end may be added to a claim
                 message = replace(first, frames=message.frames, last=message.last)
             self._known[claim.source_id, claim.epoch] = message
+            self._home.setdefault((claim.source_id, claim.epoch), record.partition)
 
 
 class LogClaims:

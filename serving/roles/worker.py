@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -63,6 +64,8 @@ class LogWorker:
         self._stopping = False
         self._started_ns = self._committed_ns = clock.monotonic_ns()
         self._analysed: Counter[str] = Counter()
+        with suppress(LogUnavailable):  # now, and not at the first frame of each source; then, where it is away now
+            self._timelines.catch_up()
         if registered is not None:
             registered.catch_up()
             self._follow(registered.sources())
@@ -118,6 +121,7 @@ class LogWorker:
             self._aim(self._registered.aimed())
         if now_ns - self._committed_ns >= COMMIT_NS or self._much_is_done():
             self._committed_ns = now_ns
+            self._look_at_refused()
             self._commit(list(self._parts))
         if self.monitor.turned():
             self._report(now_ns)
@@ -278,7 +282,8 @@ class LogWorker:
         most = self._settings.in_flight
         return any(part.progress.safe - part.progress.committed >= most for part in self._parts.values())
 
-    def _commit(self, places: Sequence[TopicPartition], leaving_well: bool = False) -> None:
+    def _commit(self, places: Sequence[TopicPartition], leaving_well: bool | None = None) -> None:
+        """leaving_well: None while they stay ours; no answer is waited for then, unless marks are written as well."""
         with self._changed:
             found = {place: self._parts[place] for place in places if place in self._parts}
             safe = {place: part.progress.safe for place, part in found.items()}
@@ -286,21 +291,33 @@ class LogWorker:
         for place, part in found.items():
             if part.trying == safe[place] and part.mark is not None and part.mark.offset == safe[place]:
                 continue  # its mark stands there
-            clean = leaving_well and part.trying is None
+            clean = bool(leaving_well) and part.trying is None
             if clean or safe[place] > part.progress.committed:
                 mine = "" if part.careful else self._own  # until all are tried, another's end may be their doing
                 due[place] = Committed(safe[place], CLEAN if clean else mine)
-        if self._try_commit(due):
-            for place, at in due.items():
-                found[place].progress.committed = at.offset
+        if leaving_well is None and not any(part.careful for part in found.values()):
+            self._consumer.commit_later(due)  # what is refused is known at the next turn, and written again
+        elif not self._try_commit(due):
+            return
+        for place, at in due.items():
+            found[place].progress.committed = at.offset
+
+    def _look_at_refused(self) -> None:
+        for place in self._consumer.uncommitted():
+            self._refused()
+            if place in self._parts:
+                self._parts[place].progress.committed = -1
+
+    def _refused(self) -> None:
+        self.counters["commits_refused"] += 1
+        self.monitor.metrics.inc("lockstep_role_commits_refused_total")
 
     def _try_commit(self, positions: Mapping[TopicPartition, Committed]) -> bool:
         try:
             if positions:
                 self._consumer.commit(positions)
         except (CommitRefused, LogUnavailable):
-            self.counters["commits_refused"] += 1
-            self.monitor.metrics.inc("lockstep_role_commits_refused_total")
+            self._refused()
             return False
         return True
 

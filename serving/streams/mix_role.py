@@ -38,14 +38,16 @@ class Observer(Protocol):
     def outcomes(self, records: Sequence[OutcomeRecord]) -> None: ...
     def shown(self, shown: AlignedFrame) -> None: ...
     def held(self, source_id: str, pictures: int) -> None: ...
-    def joined(self, source: str, counters: MixerCounters) -> None: ...
+    def joined(self, source: str, counters: MixerCounters, undecodable: int) -> None: ...
 
 
 @dataclass(slots=True)
 class MixCounters:
-    """What was shown. boxes: drawn or not, by origin; missing: frames shown without a pipeline's result."""
+    """What was shown. boxes: drawn or not, by origin; missing: frames shown without a pipeline's result. undecodable:
+    frames left out because what the log carries is no picture."""
 
     frames: int = 0
+    undecodable: int = 0
     boxes: Counter[str] = field(default_factory=Counter)
     with_boxes: int = 0
     missing: Counter[str] = field(default_factory=Counter)
@@ -94,14 +96,14 @@ class MixRole:
         self._outcomes(self.accountant.tick(now_ns))
         if self.observer is not None:
             self.observer.held(self.mixer.source_id, self.mixer.held)
-            self.observer.joined(self.mixer.source_id, self.mixer.counters)
+            self._joined()
 
     def finish(self) -> list[OutputSummary]:
         """The input ended, every stage has answered, `mixer.held` is 0: close all keys and outputs."""
         self._outcomes(self.accountant.finish(self.mixer.source_id))
         if self.observer is not None:
             self.observer.held(self.mixer.source_id, 0)
-            self.observer.joined(self.mixer.source_id, self.mixer.counters)
+            self._joined()
         outputs: list[OutputSummary] = []
         for writer in self._writers or ():
             self.guard(lambda close: outputs.append(close()), writer.close)
@@ -114,6 +116,10 @@ class MixRole:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
+    def _joined(self) -> None:
+        if self.observer is not None:
+            self.observer.joined(self.mixer.source_id, self.mixer.counters, self.counters.undecodable)
+
     def _outcomes(self, records: Sequence[OutcomeRecord]) -> None:
         self.guard(self.lines.outcomes, records)
         if self.observer is not None:
@@ -121,19 +127,33 @@ class MixRole:
 
     def _show(self, frames: Sequence[AlignedFrame]) -> None:
         for shown in frames:
-            self._count(shown)
-            if self.observer is not None:
-                self.observer.shown(shown)
+            rgb = self._picture(shown.frame)
+            if rgb is None and shown.frame.picture is not None and self._is_drawn:
+                self.counters.undecodable += 1  # passed over: its outcome says why nothing is known of it
+            else:
+                self._count(shown)
+                if self.observer is not None:
+                    self.observer.shown(shown)
             self.sinks = [sink for sink in self.sinks if self.guard(sink.write, shown)]
-            if shown.frame.picture is not None and not self.guard(self._write, shown, shown.frame):
+            if rgb is not None and not self.guard(self._write, shown, rgb):
                 self.abandon()
                 self._writers = ()
 
-    def _write(self, shown: AlignedFrame, frame: Frame) -> None:
-        assert frame.picture is not None
-        if self._writers is not None and not self._writers and self.sheet is None:
-            return
-        rgb = frame.picture.rgb()
+    @property
+    def _is_drawn(self) -> bool:
+        """Somebody wants pictures, or is to be asked at the first one."""
+        return self._writers is None or bool(self._writers) or self.sheet is not None
+
+    def _picture(self, frame: Frame) -> PixelArray | None:
+        """None where there is none, nobody wants it, or it does not decode (its outcome says so as well)."""
+        if frame.picture is None or not self._is_drawn:
+            return None
+        try:
+            return frame.picture.rgb()
+        except ValueError:
+            return None
+
+    def _write(self, shown: AlignedFrame, rgb: PixelArray) -> None:
         if self._writers is None:
             self._writers = self.make_writers(self._stream(shown, rgb))
         drawn = self.draw(shown, rgb, self._note(shown))

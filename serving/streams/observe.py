@@ -105,11 +105,12 @@ class StreamMetrics:
         for code, count in errors.items():
             self._raise("lockstep_stream_source_errors_total", count, life, source=source, code=code)
 
-    def joined(self, source: str, counters: MixerCounters) -> None:
-        """What the mixer of a source has counted so far."""
+    def joined(self, source: str, counters: MixerCounters, undecodable: int) -> None:
+        """What the mixer of a source has counted so far; undecodable: frames that the log carries no picture of."""
         self._raise("lockstep_stream_late_total", counters.late, source=source)
         self._raise("lockstep_stream_mismatched_total", counters.mismatched, source=source)
         self._raise("lockstep_mixer_skipped_total", counters.skipped, source=source)
+        self._raise("lockstep_mixer_undecodable_total", undecodable, source=source)
 
     def _raise(self, name: str, total: int, life: int = 0, **labels: str) -> None:
         """Count what came to a sum that is kept elsewhere; the first time, at 0 too, so that the series is there."""

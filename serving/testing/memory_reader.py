@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from serving.errors import CommitRefused, LogTruncated
+from serving.errors import CommitRefused, LogTruncated, LogUnavailable
 from serving.ports_log import Committed, GroupOptions, LogRecord, Lost, Polled, Rebalance, Start, TopicPartition
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ class MemoryConsumer(MemoryReader):
         self.group, self.topics, self.options = group, tuple(topics), options
         self._rebalance = rebalance
         self._joined = self._closed = False
+        self._uncommitted: set[TopicPartition] = set()
         self.polled_ns = log.clock.monotonic_ns()
 
     def poll(self, timeout_s: float, most: int = 500) -> Polled:
@@ -139,6 +140,19 @@ class MemoryConsumer(MemoryReader):
             if any(place not in self._next for place in positions):
                 raise CommitRefused(f"group {self.options.group}: {list(positions)} are not all this member's")
             self.group.commit(self, positions)
+
+    def commit_later(self, positions: Mapping[TopicPartition, Committed]) -> None:
+        """Write positions; those that could not be are told by `uncommitted`."""
+        for place, position in positions.items():
+            try:
+                self.commit({place: position})
+            except (CommitRefused, LogUnavailable):
+                self._uncommitted.add(place)
+
+    def uncommitted(self) -> set[TopicPartition]:
+        """Those of `commit_later` whose position was not written."""
+        found, self._uncommitted = self._uncommitted, set()
+        return found
 
     def committed(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, Committed | None]:
         """What was committed last."""

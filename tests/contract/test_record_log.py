@@ -342,6 +342,34 @@ def test_a_position_is_kept_with_what_was_written_beside_it(bench: Bench) -> Non
     assert second.positions == {place: Committed(1, mark)}
 
 
+def test_a_position_may_be_written_without_waiting_and_what_was_refused_is_told(bench: Bench) -> None:
+    topic, name = bench.topic(1), group()
+    place = TopicPartition(topic, 0)
+    bench.write(topic, [b"0", b"1"])
+    member = bench.consumer([topic], name)
+    until(lambda: len(member.given) == 2, member)
+    member.consumer.commit_later({place: Committed(1, "beside it")})
+    until(lambda: member.consumer.committed([place]) == {place: Committed(1, "beside it")}, member)
+    assert member.consumer.uncommitted() == set()
+    member.consumer.commit_later({TopicPartition(topic, 5): Committed(1)})
+    refused: set[TopicPartition] = set()
+    until(lambda: bool(refused.update(member.consumer.uncommitted()) or refused), member)
+    assert refused == {TopicPartition(topic, 5)} and member.consumer.uncommitted() == set()
+
+
+def test_what_a_member_writes_later_than_its_partition_is_its_own_is_told(bench: Bench) -> None:
+    topic, name = bench.topic(1), group()
+    place = TopicPartition(topic, 0)
+    bench.write(topic, [b"0"])
+    asleep = bench.consumer([topic], name, session_timeout_s=1.0, max_poll_interval_s=1.0)
+    until(lambda: len(asleep.given) == 1, asleep)
+    other = bench.consumer([topic], name, session_timeout_s=2.0)
+    until(lambda: other.consumer.assignment() == (place,), other)
+    asleep.consumer.commit_later({place: Committed(1)})
+    until(lambda: place in asleep.consumer.uncommitted(), asleep, other)
+    assert other.consumer.committed([place]) == {place: None}
+
+
 def test_nothing_is_committed_by_itself(bench: Bench) -> None:
     topic, name = bench.topic(1), group()
     bench.write(topic, [b"0", b"1"])

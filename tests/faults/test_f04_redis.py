@@ -66,7 +66,7 @@ def _complete(row: Row, index: RedisIndex) -> float:
 
 def _indexed(index: RedisIndex, source: str) -> dict[tuple[int, int], tuple[int, ...]]:
     return {
-        (d["epoch"], d["frame_seq"]): tuple(box["class_id"] for box in d["detections"])
+        (d["epoch"], d["frame_seq"]): tuple(box["class_id"] for box in d.get("detections", ()))  # a drop has none
         for epoch in index.epochs(source)
         for d in index.results(source, epoch, 0, None, 10**6).documents
     }

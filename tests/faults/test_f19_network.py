@@ -24,6 +24,7 @@ def test_f19_network(table: Table, rig: Rig) -> None:
             rig.bad_network(*rig.workers, delay_s=0.1, jitter_s=0.05, loss=0.05) as network,
             rig.row("F19", delay_ms=NETWORK_DELAY_MS) as row,
         ):
+            time.sleep(max(5.0, rig.load.lasting(10)))  # the group moves to the workers behind that network
             began = time.time()
             time.sleep(max(10.0, rig.load.lasting(70)))
             over = time.time()

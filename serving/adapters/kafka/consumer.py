@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from confluent_kafka import Consumer, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as RdPartition
 
 from serving.adapters.kafka.errors import translated
@@ -28,7 +28,8 @@ class KafkaConsumer(KafkaReader):
         group: GroupOptions,
         rebalance: Rebalance | None = None,
     ) -> None:
-        super().__init__(options, {}, joining(options, group))
+        self._uncommitted: set[TopicPartition] = set()
+        super().__init__(options, {}, {**joining(options, group), "on_commit": self._on_commit})
         self._group, self._rebalance = group, rebalance
         self._incremental = group.assignor is Assignor.COOPERATIVE_STICKY
         self._polled_at = time.monotonic()
@@ -69,6 +70,23 @@ class KafkaConsumer(KafkaReader):
             if answer.error is not None:
                 raise translated(answer.error, f"commit of group {self._group.group}")
 
+    def commit_later(self, positions: Mapping[TopicPartition, Committed]) -> None:
+        """Hand positions over; `_on_commit` hears of them within a later poll."""
+        offsets = [
+            RdPartition(*place, at.offset, at.metadata) for place, at in positions.items() if place in self._next
+        ]
+        self._uncommitted |= positions.keys() - self._next.keys()
+        try:
+            if offsets:
+                self._consumer.commit(offsets=offsets, asynchronous=True)
+        except KafkaException:
+            self._uncommitted |= positions.keys()
+
+    def uncommitted(self) -> set[TopicPartition]:
+        """Those of `commit_later` whose position was not written, since this was asked last."""
+        found, self._uncommitted = self._uncommitted, set()
+        return found
+
     def committed(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, Committed | None]:
         """What was committed last. Raises LogUnavailable."""
         try:
@@ -86,6 +104,11 @@ class KafkaConsumer(KafkaReader):
         }
 
     # -- called by librdkafka within poll ---------------------------------------------------------------------------
+
+    def _on_commit(self, error: KafkaError | None, partitions: list[RdPartition]) -> None:
+        for part in partitions or ():
+            if error is not None or part.error is not None:
+                self._uncommitted.add(TopicPartition(part.topic, part.partition))
 
     def _on_assign(self, consumer: Consumer, partitions: list[RdPartition]) -> None:
         places = [TopicPartition(part.topic, part.partition) for part in partitions]

@@ -3,15 +3,20 @@
 Such a group moves a partition in two steps: its owner gives it up and joins again, and only that second join lets it be
 given on. A static member that ends in between comes back under its name without a new sharing (KIP-345), so the second
 step never comes and the partition stays with nobody. A member that joins for a moment makes the group share anew.
+
+The group is asked about by `list_groups` and what its members say is read here: librdkafka's newer calls that go to a
+group's coordinator (DescribeConsumerGroups and its like) end the process by an assertion where a connection goes away
+while one is open (librdkafka issue 4605), and this one is always open somewhere.
 """
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from confluent_kafka import Consumer, ConsumerGroupState, KafkaException
+from confluent_kafka import Consumer, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from serving.adapters.kafka.options import KafkaOptions, common, joining
@@ -19,6 +24,7 @@ from serving.ports_log import GroupOptions
 
 ASK_SECONDS = 5.0
 JOIN_SECONDS = 10.0
+UUID_LENGTH = 36
 
 
 class OwnerWatch:
@@ -46,21 +52,20 @@ class OwnerWatch:
                     self.mended += 1
                     found = frozenset()
                 before = found
-            except (KafkaException, TimeoutError):
+            except (KafkaException, ValueError):
                 before = frozenset()  # no broker answers: no news
 
     def _without_owner(self, admin: AdminClient) -> frozenset[tuple[str, int]]:
         """Empty where the group is moving, or another member is the one to act."""
-        answer = admin.describe_consumer_groups([self._group.group], request_timeout=ASK_SECONDS)
-        described = answer[self._group.group].result(2 * ASK_SECONDS)
-        names = sorted(member.group_instance_id or "" for member in described.members)
-        if described.state is not ConsumerGroupState.STABLE or not names or names[0] != self._group.member:
+        described = [group for group in admin.list_groups(self._group.group, ASK_SECONDS) if group.error is None]
+        members = [member for group in described for member in group.members]
+        names = sorted(
+            (member.id or "")[: -UUID_LENGTH - 1] for member in members
+        )  # the broker's ids: name, dash, UUID
+        stable = [group.state for group in described] == ["Stable"]
+        if not stable or not names or names[0] != self._group.member:
             return frozenset()
-        owned = {
-            (place.topic, place.partition)
-            for member in described.members
-            for place in (member.assignment.topic_partitions if member.assignment else ())
-        }
+        owned = {place for member in members for place in assigned_to(member.assignment or b"")}
         listed = admin.list_topics(timeout=ASK_SECONDS).topics
         every = {(topic, number) for topic in self._topics if topic in listed for number in listed[topic].partitions}
         return frozenset(every - owned)
@@ -81,3 +86,26 @@ class OwnerWatch:
                 passing.poll(0.1)
         finally:
             passing.close()
+
+
+def assigned_to(data: bytes) -> set[tuple[str, int]]:
+    """(topic, partition) of a member's assignment as the group keeps it: Kafka's consumer protocol, any version.
+
+    version int16, then an array of topic (string) with partitions (array of int32), then what the assignor added.
+    Raises ValueError where it is cut off.
+    """
+    try:
+        return set(_assigned_to(data)) if data else set()
+    except struct.error as error:
+        raise ValueError(f"group assignment: cut off after {len(data)} bytes") from error
+
+
+def _assigned_to(data: bytes) -> Iterator[tuple[str, int]]:
+    (topics,), at = struct.unpack_from(">i", data, 2), 6
+    for _ in range(topics):
+        (length,) = struct.unpack_from(">h", data, at)
+        topic = data[at + 2 : at + 2 + length].decode()
+        (count,) = struct.unpack_from(">i", data, at + 2 + length)
+        partitions = struct.unpack_from(f">{count}i", data, at + 6 + length)
+        yield from ((topic, partition) for partition in partitions)
+        at += 6 + length + 4 * count

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as RdPartition
 
 from serving.adapters.kafka.errors import translated
-from serving.adapters.kafka.options import Config, KafkaOptions, reading
+from serving.adapters.kafka.options import KafkaOptions, reading
 from serving.errors import LockstepError, LogTruncated
 from serving.ports_log import LogRecord, Lost, Polled, TopicPartition
 
@@ -43,7 +44,9 @@ _PASSING = frozenset(
 class KafkaReader:
     """Meets `serving.ports_log.LogReader`."""
 
-    def __init__(self, options: KafkaOptions, positions: Mapping[TopicPartition, int], config: Config | None = None):
+    def __init__(
+        self, options: KafkaOptions, positions: Mapping[TopicPartition, int], config: dict[str, Any] | None = None
+    ):
         self._consumer = Consumer(config or reading(options))
         self._incremental = False
         self._next: dict[TopicPartition, int] = {}

@@ -23,7 +23,7 @@ from serving.errors import LockstepError
 from serving.frames import AlignedFrame
 from serving.preprocess.jpeg import JpegCodec
 from serving.records import StreamMessage
-from serving.roles import main_accountant, main_ingest, main_mixer, main_worker
+from serving.roles import main_accountant, main_ingest, main_mixer, main_worker, reading
 from serving.testing.faults.stub_model import NAME, Control, Mark, open_stub, stub_infer
 from serving.testing.sync_code import HEIGHT, WIDTH, draw_strips, read_own
 from serving.testing.sync_play import OneTrack
@@ -112,9 +112,9 @@ def run_ingest(spec: Mapping[str, Any]) -> None:
     """One source; prints how many frame records it wrote."""
     if spec.get("max_payload"):
         limits = {"max_payload": spec["max_payload"], "reduced_side": 640}
-        rewire(main_ingest, "IngestSettings", lambda made: partial(made, **limits))
+        rewire(reading, "IngestSettings", lambda made: partial(made, **limits))
     if spec.get("spoil"):
-        rewire(main_ingest, "JpegCodec", lambda made: partial(Spoiler, spec["spoil"]))
+        rewire(reading, "frame_codec", lambda made: lambda settings: Spoiler(spec["spoil"]))
     stream = StreamMessage(
         spec["source_id"], spec["address"], (NAME,), delay_ms=spec["delay_ms"], mixed=True, lease_s=spec.get("lease_s")
     )

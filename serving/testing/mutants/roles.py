@@ -26,7 +26,7 @@ class RoleMutant:
 class _EagerWorker(LogWorker):
     """Commits what it has read, before the outcomes are on the log."""
 
-    def _commit(self, places: Any, leaving_well: bool = False) -> None:
+    def _commit(self, places: Any, leaving_well: bool | None = None) -> None:
         for place in places:
             part = self._parts.get(place)
             if part is not None:

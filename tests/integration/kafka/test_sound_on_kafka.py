@@ -84,12 +84,12 @@ def streams_of(path: Path, eyes: str = "eyes", ears: str = "ears") -> list[Strea
 
 
 def through_the_log(
-    log: RecordLog, names: Names, streams: list[StreamMessage], open_model: OpenModel
+    log: RecordLog, names: Names, streams: list[StreamMessage], open_model: OpenModel, track: str = "", reid: str = ""
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Balance]]:
     """Results of each source by frame, and balances, once every source is over and accounted for."""
     models = tuple(name for stream in streams for name in stream.pipelines)
     with ExitStack() as stack:
-        pipelines, most = _pipelines(WorkerOptions(models), open_model, stack)
+        pipelines, most = _pipelines(WorkerOptions(models, track, reid=reid), open_model, stack)
         role = Worker(pipelines, None, LogTransport(JpegCodec()), lambda frame: worker.first_id(frame))
         worker = LogWorker(log, names, role, WorkerSettings(max_batch=most), CLOCK, lambda: None)
         accountant = LogAccountant(log, names, CloseRule(), CLOCK)

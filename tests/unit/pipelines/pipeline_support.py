@@ -10,7 +10,7 @@ import numpy as np
 
 from serving.bundle import ModelBundle
 from serving.errors import ServingError
-from serving.gallery import Galleries
+from serving.gallery import Facts, Galleries, GalleryWriter, NewSample
 from serving.pipelines import PipelineModel
 from serving.spec import ModelSpec
 from serving.tasks.face import Faces
@@ -133,6 +133,16 @@ def pipeline(
     labels = parts[model].bundle.labels if model else ()
     bundle = ModelBundle(spec, labels, 1, folder, "chaincert", "pipeline", "f32", 1, (), ())
     return PipelineModel(bundle, parts, Galleries(folder / "galleries"))
+
+
+def enrol(folder: Path, model: PipelineModel, *names: str, gallery: str = "people", step: str = "look") -> None:
+    galleries = Galleries(folder / "galleries")
+    reader = galleries.get(gallery) if gallery in galleries.names() else galleries.create(Facts(gallery, "demo"))
+    with GalleryWriter(reader) as writer:
+        for name in names:
+            pixels = np.full((20, 20, 3), COLOURS[name], np.uint8)
+            writer.enrol(name, [NewSample(colour(pixels, {}).vector)], fingerprint=model.plan.chain(step),
+                         label=name.title())  # fmt: skip
 
 
 def ask(model: PipelineModel, *pictures: PixelArray, **parameters: Any) -> list[dict[str, Any]]:

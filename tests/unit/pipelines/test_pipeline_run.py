@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 from pipeline_support import (
     ANSWER,
-    COLOURS,
     STEPS,
     FakeModel,
     ask,
     brightness,
     colour,
+    enrol,
     faces,
     models,
     picture,
@@ -26,23 +26,13 @@ from pipeline_support import (
 )
 
 from serving.errors import EngineFailed, ImageInvalid, ParameterInvalid
-from serving.gallery import Facts, Galleries, GalleryWriter, NewSample
+from serving.gallery import Facts, Galleries, GalleryWriter
 from serving.pipelines import PipelineModel
 from serving.pipelines.kinds.crop import turn_of
 from serving.tasks import task_named
 from serving.tasks.base import moved
 from serving.tasks.pipeline import PipelineResult
 from serving.types import InferRequest, InferResponse
-
-
-def enrol(folder: Path, model: PipelineModel, *names: str, gallery: str = "people", step: str = "look") -> None:
-    galleries = Galleries(folder / "galleries")
-    reader = galleries.get(gallery) if gallery in galleries.names() else galleries.create(Facts(gallery, "demo"))
-    with GalleryWriter(reader) as writer:
-        for name in names:
-            pixels = np.full((20, 20, 3), COLOURS[name], np.uint8)
-            writer.enrol(name, [NewSample(colour(pixels, {}).vector)], fingerprint=model.plan.chain(step),
-                         label=name.title())  # fmt: skip
 
 
 def test_each_box_gets_its_own_name(tmp_path: Path) -> None:

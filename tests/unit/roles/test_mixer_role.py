@@ -226,3 +226,26 @@ def test_the_ledger_names_its_holes_and_a_span_of_it(log: MemoryLog) -> None:
     log.delete_before(TopicPartition(NAMES.topic("outcomes"), 0), 2)
     (row,) = read_ledger(log, NAMES, "gate")
     assert (row.accepted, row.forgotten, row.missing) == (6, 4, ["5-8"]), "what retention took was closed"
+
+
+def test_f5_a_picture_that_does_not_decode_is_left_out_and_ends_nobody(
+    log: MemoryLog, clock: HandClock, mixer: Callable[[], LogMixer], tmp_path: Path
+) -> None:
+    """Damaged on the log, the first and the last one too: seen in F5, where every such frame ended the mixer."""
+    spoilt, claims = (0, 7, 8, 59), claim(log)
+    for seq in range(60):
+        write_frames(log, [seq], **({"payload": JPEG[:40]} if seq in spoilt else {}))
+    worked(log, lambda worker: len(records(log, "results", decode_result)) == 60, in_flight=200)
+    claims.ended(1, 60, last=True)
+    role = mixer()
+    turn(role, lambda: role.outputs("gate") is not None)
+    assert tables(tmp_path / "gate") == [seq for seq in range(60) if seq not in spoilt]
+    mix = role.role("gate")
+    assert mix is not None and (mix.counters.frames, mix.counters.undecodable) == (56, 4)
+    reasons = {m.posting.key.frame_seq: m.posting.outcome.reason for m in records(log, "results", decode_result)}
+    assert [seq for seq, reason in reasons.items() if reason] == list(spoilt)
+    assert {reasons[seq] for seq in spoilt} == {"decode_error"}
+    clock.advance(2_000_000_000)
+    role.step(0.0)
+    assert committed(log) == Committed(60), "they are done with as well"
+    assert 'lockstep_mixer_undecodable_total{source="gate"} 4.0' in role.monitor.metrics.exposition().decode()

@@ -39,11 +39,11 @@ def test_every_end_stands_at_0_until_it_comes_and_then_counts_once() -> None:
 def test_sums_of_a_mixer_are_counted_once_and_its_ledger_is_not() -> None:
     counted, counters = MixedMetrics(Metrics()), MixerCounters()
     counted.accepted(DROPPED)
-    counted.joined("gate", counters)
+    counted.joined("gate", counters, 0)
     assert value(counted.metrics, "lockstep_stream_mismatched_total") == 0, "an alert has something to judge"
     counters.mismatched, counters.late = 2, 3
     for _ in range(2):
-        counted.joined("gate", counters)
+        counted.joined("gate", counters, 0)
     assert value(counted.metrics, "lockstep_stream_mismatched_total") == 2
     assert value(counted.metrics, "lockstep_stream_late_total") == 3
     assert not outcomes(counted.metrics) and value(counted.metrics, "lockstep_stream_accepted_total") is None
