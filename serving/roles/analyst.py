@@ -93,12 +93,12 @@ class Analyst:
         record_ns, now_ns = _time_of_a_record_ns(live), self._clock.monotonic_ns()
         if record_ns is None and len(live) < count:  # what fills the partition is something else
             return
-        old = live
+        old, reason = live, DropReason.OVERLOAD
         if record_ns is not None:
-            behind_ns = int(unread * record_ns)
+            behind_ns, reason = int(unread * record_ns), DropReason.STALE
             old = [job for job in live if self._queue.is_stale(job.frame, now_ns, behind_ns)]
         for job in old[:count]:
-            self._give_up_key(job.key, Outcome.dropped(DropReason.STALE if record_ns else DropReason.OVERLOAD))
+            self._give_up_key(job.key, Outcome.dropped(reason))
         if old:
             self.changed.notify_all()
 

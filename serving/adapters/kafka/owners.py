@@ -59,9 +59,8 @@ class OwnerWatch:
         """Empty where the group is moving, or another member is the one to act."""
         described = [group for group in admin.list_groups(self._group.group, ASK_SECONDS) if group.error is None]
         members = [member for group in described for member in group.members]
-        names = sorted(
-            (member.id or "")[: -UUID_LENGTH - 1] for member in members
-        )  # the broker's ids: name, dash, UUID
+        ids = [member.id or "" for member in members]
+        names = sorted(name[: -UUID_LENGTH - 1] for name in ids)  # the broker makes ids: name, dash, UUID
         stable = [group.state for group in described] == ["Stable"]
         if not stable or not names or names[0] != self._group.member:
             return frozenset()

@@ -249,3 +249,17 @@ def test_f5_a_picture_that_does_not_decode_is_left_out_and_ends_nobody(
     role.step(0.0)
     assert committed(log) == Committed(60), "they are done with as well"
     assert 'lockstep_mixer_undecodable_total{source="gate"} 4.0' in role.monitor.metrics.exposition().decode()
+
+
+@pytest.mark.parametrize("supervised", [True, False], ids=["registered", "an_ingest_of_ones_own"])
+def test_the_delay_of_a_live_source_is_its_record_s(
+    log: MemoryLog, mixer: Callable[[], LogMixer], supervised: bool
+) -> None:
+    """Workers shed by it, so a mixer that waits for less shows what they send too late; seen in F19."""
+    wish(log, delay_ms=2000, supervised=supervised)
+    claim(log, kind=SourceKind.LIVE)
+    write_frames(log, range(2))
+    role = mixer()
+    turn(role, lambda: role.role("gate") is not None)
+    mix = role.role("gate")
+    assert mix is not None and mix.mixer.settings.delay_ns == 2_000_000_000
