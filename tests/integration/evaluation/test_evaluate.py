@@ -23,7 +23,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {"repository": str(folder / "repository"), "cache_dir": str(folder / "cache")}
     (folder / "settings.yaml").write_text(json.dumps(settings), "utf-8")
     digits_open.write_samples(digits.load(), folder / "data")
-    done = lockstep(folder, "convert", "models/digits_open.yaml", "--limit", "32", "--json")
+    done = lockstep(folder, "convert", "models/digits_open.yaml", "--json")
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-2000:]
     return folder
 
