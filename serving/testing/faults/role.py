@@ -112,7 +112,7 @@ def run_ingest(spec: Mapping[str, Any]) -> None:
     """One source; prints how many frame records it wrote."""
     if spec.get("max_payload"):
         limits = {"max_payload": spec["max_payload"], "reduced_side": 640}
-        rewire(reading, "IngestSettings", lambda made: partial(made, **limits))
+        rewire(reading, "IngestSettings", lambda made: lambda *given, **more: made(*given, **{**more, **limits}))
     if spec.get("spoil"):
         rewire(reading, "frame_codec", lambda made: lambda settings: Spoiler(spec["spoil"]))
     stream = StreamMessage(
