@@ -12,7 +12,6 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -64,8 +63,6 @@ class LogWorker:
         self._stopping = False
         self._started_ns = self._committed_ns = clock.monotonic_ns()
         self._analysed: Counter[str] = Counter()
-        with suppress(LogUnavailable):  # now, and not at the first frame of each source; then, where it is away now
-            self._timelines.catch_up()
         if registered is not None:
             registered.catch_up()
             self._follow(registered.sources())
