@@ -17,7 +17,7 @@ class Registered:
     """Reads all partitions from their beginning: the topic is compacted and small. One thread uses it."""
 
     def __init__(self, log: RecordLog, names: Names) -> None:
-        self._topic = names.topic("streams")
+        self._log, self._topic = log, names.topic("streams")
         self._places = [TopicPartition(self._topic, n) for n in range(log.partitions(self._topic))]
         self._reader = log.reader(dict.fromkeys(self._places, 0))
         self._known: dict[str, StreamMessage] = {}
@@ -27,7 +27,11 @@ class Registered:
     def catch_up(self, timeout_s: float = READ_SECONDS) -> None:
         """Read to the present end. Raises LogUnavailable."""
         deadline = time.monotonic() + timeout_s
-        ends = {place: self._reader.bounds(place)[1] for place in self._places}
+        asking = self._log.reader({})  # on a connection of its own: behind our open fetch each answer waits for 0.1 s
+        try:
+            ends = {place: asking.bounds(place)[1] for place in self._places}
+        finally:
+            asking.close()
         while any(self._reader.position(place) < end for place, end in ends.items()):
             if time.monotonic() > deadline:
                 raise LogUnavailable(f"{self._topic}: its end was not reached within {timeout_s:.0f} s")
