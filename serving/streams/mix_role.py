@@ -96,14 +96,14 @@ class MixRole:
         self._outcomes(self.accountant.tick(now_ns))
         if self.observer is not None:
             self.observer.held(self.mixer.source_id, self.mixer.held)
-            self._joined()
+            self.observer.joined(self.mixer.source_id, self.mixer.counters, self.counters.undecodable)
 
     def finish(self) -> list[OutputSummary]:
         """The input ended, every stage has answered, `mixer.held` is 0: close all keys and outputs."""
         self._outcomes(self.accountant.finish(self.mixer.source_id))
         if self.observer is not None:
             self.observer.held(self.mixer.source_id, 0)
-            self._joined()
+            self.observer.joined(self.mixer.source_id, self.mixer.counters, self.counters.undecodable)
         outputs: list[OutputSummary] = []
         for writer in self._writers or ():
             self.guard(lambda close: outputs.append(close()), writer.close)
@@ -115,10 +115,6 @@ class MixRole:
             writer.abandon()
 
     # -- inside -----------------------------------------------------------------------------------------------------
-
-    def _joined(self) -> None:
-        if self.observer is not None:
-            self.observer.joined(self.mixer.source_id, self.mixer.counters, self.counters.undecodable)
 
     def _outcomes(self, records: Sequence[OutcomeRecord]) -> None:
         self.guard(self.lines.outcomes, records)

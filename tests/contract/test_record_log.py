@@ -342,6 +342,18 @@ def test_a_position_is_kept_with_what_was_written_beside_it(bench: Bench) -> Non
     assert second.positions == {place: Committed(1, mark)}
 
 
+def overtaken(bench: Bench) -> tuple[TopicPartition, Member, Member]:
+    """A partition, the member that slept too long to keep it, and the one that has it now."""
+    topic, name = bench.topic(1), group()
+    place = TopicPartition(topic, 0)
+    bench.write(topic, [b"0"])
+    asleep = bench.consumer([topic], name, session_timeout_s=1.0, max_poll_interval_s=1.0)
+    until(lambda: len(asleep.given) == 1, asleep)
+    other = bench.consumer([topic], name, session_timeout_s=2.0)
+    until(lambda: other.consumer.assignment() == (place,), other)
+    return place, asleep, other
+
+
 def test_a_position_may_be_written_without_waiting_and_what_was_refused_is_told(bench: Bench) -> None:
     topic, name = bench.topic(1), group()
     place = TopicPartition(topic, 0)
@@ -358,13 +370,7 @@ def test_a_position_may_be_written_without_waiting_and_what_was_refused_is_told(
 
 
 def test_what_a_member_writes_later_than_its_partition_is_its_own_is_told(bench: Bench) -> None:
-    topic, name = bench.topic(1), group()
-    place = TopicPartition(topic, 0)
-    bench.write(topic, [b"0"])
-    asleep = bench.consumer([topic], name, session_timeout_s=1.0, max_poll_interval_s=1.0)
-    until(lambda: len(asleep.given) == 1, asleep)
-    other = bench.consumer([topic], name, session_timeout_s=2.0)
-    until(lambda: other.consumer.assignment() == (place,), other)
+    place, asleep, other = overtaken(bench)
     asleep.consumer.commit_later({place: Committed(1)})
     until(lambda: place in asleep.consumer.uncommitted(), asleep, other)
     assert other.consumer.committed([place]) == {place: None}
@@ -433,13 +439,7 @@ def test_two_topics_keep_equal_partition_numbers_together(bench: Bench) -> None:
 
 
 def test_a_member_that_does_not_poll_loses_its_partitions_and_may_not_commit(bench: Bench) -> None:
-    topic, name = bench.topic(1), group()
-    place = TopicPartition(topic, 0)
-    bench.write(topic, [b"0"])
-    asleep = bench.consumer([topic], name, session_timeout_s=1.0, max_poll_interval_s=1.0)
-    until(lambda: len(asleep.given) == 1, asleep)
-    other = bench.consumer([topic], name, session_timeout_s=2.0)
-    until(lambda: other.consumer.assignment() == (place,), other)
+    place, asleep, other = overtaken(bench)
     with pytest.raises(CommitRefused):
         asleep.consumer.commit({place: Committed(1)})
     until(lambda: ("lost", (place,)) in asleep.told, asleep, other)
