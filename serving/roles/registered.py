@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
-from serving.errors import LogUnavailable, RecordInvalid
+from serving.errors import RecordInvalid
 from serving.ports_log import LogRecord, RecordLog, TopicPartition
 from serving.records import StreamMessage, decode_stream
+from serving.roles.following import read_to_end
 from serving.roles.names import Names
 
 READ_SECONDS = 10.0
@@ -26,17 +26,7 @@ class Registered:
 
     def catch_up(self, timeout_s: float = READ_SECONDS) -> None:
         """Read to the present end. Raises LogUnavailable."""
-        deadline = time.monotonic() + timeout_s
-        asking = self._log.reader({})  # on a connection of its own: behind our open fetch each answer waits for 0.1 s
-        try:
-            ends = {place: asking.bounds(place)[1] for place in self._places}
-        finally:
-            asking.close()
-        while any(self._reader.position(place) < end for place, end in ends.items()):
-            if time.monotonic() > deadline:
-                raise LogUnavailable(f"{self._topic}: its end was not reached within {timeout_s:.0f} s")
-            for record in self._reader.poll(0.1).records:
-                self._apply(record)
+        read_to_end(self._log, self._reader, self._places, timeout_s, self._apply)
 
     def poll(self) -> set[str]:
         """Take what is there, waiting for nothing; the sources about which anything is new, but for their targets."""

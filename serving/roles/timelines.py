@@ -12,6 +12,7 @@ from serving.frames import DroppedRun, FrameRecord, StreamInfo, TimelineRecord, 
 from serving.murmur2 import partition_of
 from serving.ports_log import LogReader, LogRecord, RecordLog, TopicPartition
 from serving.records import FrameMessage, TimelineMessage, decode_timeline, encode_timeline
+from serving.roles.following import read_to_end
 from serving.roles.names import Names
 from serving.roles.sender import Sender
 
@@ -129,14 +130,7 @@ class Timelines:
         self._reader.close()
 
     def _read_to_end(self, places: Sequence[TopicPartition], timeout_s: float) -> None:
-        deadline = time.monotonic() + timeout_s
-        for place in places:
-            end = self._reader.bounds(place)[1]
-            while self._reader.position(place) < end:
-                if time.monotonic() > deadline:
-                    raise LogUnavailable(f"{self._topic}: its end was not reached within {timeout_s:.0f} s")
-                for record in self._reader.poll(0.1).records:
-                    self._apply(record)
+        read_to_end(self._log, self._reader, places, timeout_s, self._apply)
 
     def _open(self) -> LogReader:
         self._places = [TopicPartition(self._topic, n) for n in range(self.partitions)]

@@ -1,0 +1,31 @@
+"""Reading a small compacted topic to its present end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from serving.errors import LogUnavailable
+from serving.ports_log import LogReader, LogRecord, RecordLog, TopicPartition
+from serving.records.recorded import ends
+
+
+def read_to_end(
+    log: RecordLog, reader: LogReader, places: Sequence[TopicPartition], timeout_s: float,
+    apply: Callable[[LogRecord], object],
+) -> None:  # fmt: skip
+    """Apply what `reader` gives until each place is read to where it ends now. Raises LogUnavailable.
+
+    The ends are asked for on a connection of their own: behind the reader's open fetch each answer waits for 0.1 s.
+    """
+    deadline = time.monotonic() + timeout_s
+    asking = log.reader({})
+    try:
+        found = ends(asking, places)
+    finally:
+        asking.close()
+    while any(reader.position(place) < end for place, (_, end) in found.items()):
+        if time.monotonic() > deadline:
+            raise LogUnavailable(f"{places[0].topic}: its end was not reached within {timeout_s:.0f} s")
+        for record in reader.poll(0.1).records:
+            apply(record)
