@@ -32,7 +32,7 @@ from serving.types import PixelArray
 PR_SET_PDEATHSIG = 1
 TRACK = "bytetrack"  # under this name the workers have a tracker for one object
 SPOILT = (0, 500, 1500)  # bytes of pictures that were damaged on purpose: nothing, cut, cut and flipped
-MEMORY_LIMIT = 3 << 30  # what a container would grant a worker; the poison wants 8 GiB
+MEMORY_LIMIT = 2 << 30  # what deploy/kubernetes grants a worker; the poison wants 8 GiB
 
 
 REAL_TIME = time.time

@@ -22,6 +22,7 @@ from serving.adapters.kafka import KafkaLog, KafkaOptions, KafkaTopics
 from serving.adapters.video.clips import ClipSpec, write_clip
 from serving.adapters.video.live import send_live
 from serving.clock import SystemClock
+from serving.murmur2 import partition_of
 from serving.ports_log import TopicPartition, TopicState
 from serving.records import FrameMessage, decode_frame
 from serving.roles.names import Names
@@ -41,6 +42,12 @@ def make_clip(path: Path, frames: int = 45) -> Path:
     spec = ClipSpec("mp4", Fraction(1, 90_000), X264, Fraction(FPS))
     write_clip(path, spec, ((picture(n, 0, (40.0 + n, 90.0)), n * 90_000 // FPS) for n in range(frames)))
     return path
+
+
+def one_in_each_partition(prefix: str) -> list[str]:
+    """Names of sources; processes share them by partition, so each of two members has two of these."""
+    named = {partition_of(f"{prefix}{n}".encode(), PARTITIONS): f"{prefix}{n}" for n in range(16 * PARTITIONS)}
+    return [named[n] for n in range(PARTITIONS)]
 
 
 class Camera:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from ingest_support import Camera, Ingest, make_clip
+from ingest_support import Camera, Ingest, make_clip, one_in_each_partition
 from typer.testing import CliRunner
 
 from deploy.embedded.kafka import EmbeddedKafka
@@ -105,7 +105,7 @@ def test_bad_names_and_places(system: Ingest) -> None:
 def test_f10_two_share_the_cameras_and_one_takes_over_a_dead_one_s(system: Ingest, clip: Path) -> None:
     """kill -9 of one of two; a stopped one comes back to find that its source has a higher epoch."""
     cameras = [Camera(clip) for _ in range(4)]
-    names = [f"s{n}" for n in range(len(cameras))]
+    names = one_in_each_partition("s")
     try:
         for name, camera in zip(names, cameras, strict=True):
             assert system.lockstep("streams", "add", name, camera.address, "--model", "person")[0] == 0
