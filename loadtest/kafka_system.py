@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -84,8 +83,8 @@ class System:
         return wait_for(lambda: self._said("broker", "listens"), "broker")
 
     def stop_broker(self) -> None:
-        """As Ctrl-C does."""
-        self._end("broker", signal.SIGINT)
+        """In good order."""
+        self._end("broker")
 
     def call(self, *words: str) -> None:
         """One command, to its end. RuntimeError with what it said."""
@@ -142,7 +141,7 @@ class System:
     def close(self) -> None:
         """Roles first, then the broker."""
         for name in [name for name in self.running if name != "broker"]:
-            self._end(name, signal.SIGTERM)
+            self._end(name)
         if "broker" in self.running:
             self.stop_broker()
 
@@ -159,10 +158,10 @@ class System:
                 list(line), env={**self.environment, **(more or {})}, stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
 
-    def _end(self, name: str, number: int) -> None:
+    def _end(self, name: str) -> None:
         child = self.running.pop(name)
         if child.poll() is None:
-            child.send_signal(number)
+            child.terminate()
             try:
                 child.wait(STOP_S)
             except subprocess.TimeoutExpired:

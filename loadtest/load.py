@@ -12,7 +12,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +20,7 @@ from typing import Any
 
 import httpx2 as httpx
 import numpy as np
+import psutil
 
 from loadtest import arrivals, mix, photos, servers
 from loadtest.facts import ForeignLoad, machine_facts
@@ -52,8 +52,9 @@ class Job:
 @dataclass(slots=True)
 class Run:
     """What happened. shots: rows (phase, work, payload, due_s, sent_s, ended_s, status). samples: rows (seconds, CPU-s,
-    resident bytes) of the server's processes, none where it was not started here. generator_cores: what the
-    generators used. closed: right answers a second of the closed loop, 0 where it was skipped.
+    resident bytes) of the server's processes, none where it was not started here. sent: rows (seconds, CPU-s) of the
+    generators. closed: right answers a second of the closed loop, 0 where it was skipped, and closed_cores what its
+    generators used.
     """
 
     job: Job
@@ -65,7 +66,8 @@ class Run:
     samples: list[tuple[float, float, float]] = field(default_factory=list)
     unsent: int = 0
     closed: float = 0.0
-    generator_cores: float = 0.0
+    closed_cores: float = 0.0
+    sent: list[tuple[float, float]] = field(default_factory=list)
     foreign_cores: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -115,7 +117,7 @@ def workloads(job: Job, base: str) -> list[dict[str, Any]]:
 def _measure(job: Job, base: str, arm: servers.ServerArm | None, folder: Path, say: Callable[[str], None]) -> Run:
     works = workloads(job, base)
     payloads = mix.make(photos.from_packages(), folder / "bodies")
-    closed = 0.0 if job.rate else _closed(job, base, works, payloads, folder, say)
+    closed, closed_cores = (0.0, 0.0) if job.rate else _closed(job, base, works, payloads, folder, say)
     peak = job.rate or closed
     phases = arrivals.shapes(peak, job.seconds)
     plan = arrivals.schedule(phases)
@@ -123,31 +125,34 @@ def _measure(job: Job, base: str, arm: servers.ServerArm | None, folder: Path, s
     say(f"{len(rows)} requests in {sum(p.seconds for p in phases):.0f} s, {job.processes} generators")
     watch, foreign = Watch(arm), ForeignLoad()
     foreign.start()
-    shots, cores = _shoot(job, base, works, payloads, rows, sum(p.seconds for p in phases), folder, watch)
+    shots = _shoot(job, base, works, payloads, rows, sum(p.seconds for p in phases), folder, watch)
     if not len(shots) or not (shots[:, 6] > 0).any():
         raise RuntimeError(f"{base}: not one of {len(rows)} requests was answered; look at the server's log")
     foreign_cores = foreign.stop() if arm is not None else 0.0
     unsent = len(rows) - len(shots)
     return Run(
-        job, peak, phases, works, payloads, shots, watch.rows, unsent, closed, cores, foreign_cores, machine_facts()
+        job, peak, phases, works, payloads, shots, watch.rows, unsent, closed, closed_cores, watch.sent, foreign_cores,
+        machine_facts(),
     )  # fmt: skip
 
 
 def _closed(
     job: Job, base: str, works: list[dict[str, Any]], payloads: list[mix.Payload], folder: Path,
     say: Callable[[str], None],
-) -> float:  # fmt: skip
-    """Answers a second of a few users that wait for each answer; the first run warms every shape."""
+) -> tuple[float, float]:  # fmt: skip
+    """Answers a second of a few users that wait for each answer, and the cores these used; the first run warms every
+    shape."""
     pictures = [{**w, "users": max(1, CLOSED_USERS // len(works) // job.processes)} for w in works if "route" in w]
-    rate = 0.0
+    rate = cores = 0.0
     for seconds in (3.0, max(4.0, job.seconds / 2)):
-        rows = _rows([(-1.0, 0)] * 40_000, pictures, payloads, job.bad_share)
-        shots, _ = _shoot(job, base, pictures, payloads, rows, seconds, folder, Watch(None))
+        rows, watch = _rows([(-1.0, 0)] * 40_000, pictures, payloads, job.bad_share), Watch(None)
+        shots = _shoot(job, base, pictures, payloads, rows, seconds, folder, watch)
+        cores = cores_between(watch.sent, 0.0, seconds)
         rate = float((shots[:, 6] == 200).sum() / seconds) if len(shots) else 0.0
     if rate <= 0:
         raise RuntimeError(f"{base}: no request was answered with 200; look at the server's log and /readyz")
     say(f"closed loop: {rate:.1f} right answers a second")
-    return rate
+    return rate, cores
 
 
 def _rows(
@@ -163,8 +168,8 @@ def _rows(
 def _shoot(
     job: Job, base: str, works: list[dict[str, Any]], payloads: list[mix.Payload], rows: list[list[Any]],
     seconds: float, folder: Path, watch: Watch,
-) -> tuple[np.ndarray, float]:  # fmt: skip
-    """Let the generator processes send; all shots in order of their due time, and the cores that generators used."""
+) -> np.ndarray:  # fmt: skip
+    """Let the generator processes send; all shots in order of their due time."""
     plan = {
         "host": base, "seconds": seconds, "processes": job.processes, "deadline_ms": job.deadline_ms,
         "works": works, "payloads": [asdict(p) for p in payloads], "arrivals": rows,
@@ -174,7 +179,6 @@ def _shoot(
     commands = [[sys.executable, "-m", "loadtest.users", str(folder / "plan.json"), str(i), str(f)]
                 for i, f in enumerate(files)]  # fmt: skip
     logs = [(folder / f"users-{i}.log").open("wb") for i in range(job.processes)]
-    cores = 0.0
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     children: list[Any] = [
         subprocess.Popen(c, stderr=log, text=True, **pipes) for c, log in zip(commands, logs, strict=True)
@@ -186,7 +190,7 @@ def _shoot(
             for child in children:
                 child.stdin.write(f"{start}\n")
                 child.stdin.flush()
-            cores = watch.during(children, start, seconds)
+            watch.during(children, start, seconds)
         codes = [child.wait(60) for child in children]
     finally:
         for child in children:
@@ -198,32 +202,42 @@ def _shoot(
         raise RuntimeError(f"a generator ended with {codes}: {(folder / 'users-0.log').read_text()[-400:].strip()}")
     shots = [[float(cell) for cell in row] for f in files for row in csv.reader(f.read_text().splitlines())]
     table = np.array(shots, float).reshape(-1, 7)
-    return table[np.argsort(table[:, 3], kind="stable")], cores
+    return table[np.argsort(table[:, 3], kind="stable")]
 
 
 class Watch:
-    """CPU and memory of the server's processes once a second, while the generators run."""
+    """CPU and memory of the server's processes, and CPU of the generators, while these run. See `Run` for the rows."""
 
     def __init__(self, arm: servers.ServerArm | None) -> None:
         self._arm = arm
         self.rows: list[tuple[float, float, float]] = []
+        self.sent: list[tuple[float, float]] = []
 
-    def during(self, children: list[Any], start: float, seconds: float) -> float:
-        """Sample until the generators ended; the cores they used between start and end of the run."""
-        import psutil
-
-        stop = threading.Event()
-        used: dict[int, list[float]] = {}
+    def during(self, children: list[Any], start: float, seconds: float) -> None:
+        """Sample once a second until the generators ended."""
+        used = {child.pid: 0.0 for child in children}
         while any(child.poll() is None for child in children) and time.monotonic() < start + seconds + 60:
             now = time.monotonic() - start
             if self._arm is not None and -1 <= now <= seconds + 5:
                 self.rows.append((now, self._arm.cpu_s, float(self._arm.rss_bytes)))
-            for child in children:
-                try:
-                    times = psutil.Process(child.pid).cpu_times()
-                except psutil.NoSuchProcess:
-                    continue
-                if 0 <= now <= seconds:
-                    used.setdefault(child.pid, []).append(times.user + times.system)
-            stop.wait(1.0 if now >= -1 else 0.3)
-        return sum(v[-1] - v[0] for v in used.values()) / max(1.0, seconds)
+            used |= {child.pid: _cpu_s(child.pid, used[child.pid]) for child in children}
+            self.sent.append((now, sum(used.values())))
+            time.sleep(1.0 if now >= -1 else 0.3)
+
+
+def cores_between(rows: Sequence[tuple[float, float]], first: float, last: float) -> float:
+    """Cores used from `first` to `last` by rows (seconds, CPU-s), of those that were taken within; NaN where there are
+    fewer than two."""
+    within = [row for row in rows if first <= row[0] <= last]
+    if len(within) < 2:
+        return float("nan")
+    return (within[-1][1] - within[0][1]) / (within[-1][0] - within[0][0])
+
+
+def _cpu_s(pid: int, before: float) -> float:
+    """CPU seconds of a process; of one that is gone, what it had."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.NoSuchProcess:
+        return before
+    return float(times.user + times.system)

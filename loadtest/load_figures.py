@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from loadtest.load import Run
+from loadtest.arrivals import starts
+from loadtest.load import Run, cores_between
 
 GOOD, LATE, REJECTED, EXPIRED, REFUSED, WRONG, BROKEN = range(7)
 OVERLOADS = ("2x", "5x")
@@ -92,6 +95,27 @@ def kept(run: Run) -> dict[str, float]:
     calm = [phase.name for phase in run.phases if phase.mean_rate <= run.peak]
     peak = max([run.closed, *(rows[name].goodput for name in calm)])
     return {name: rows[name].goodput / peak for name in OVERLOADS if name in rows and peak > 0}
+
+
+def sender_cores(run: Run) -> dict[str, float]:
+    """Cores that the generators used in each phase; NaN where it was too short to tell."""
+    edges = starts(run.phases)
+    return {
+        phase.name: cores_between(run.sent, edges[n], edges[n + 1]) for n, phase in enumerate(run.phases)
+    }  # fmt: skip
+
+
+def kept_of_rest(run: Run) -> dict[str, float]:
+    """As `kept`, by goodput for each core that the generators left to the server: they share its machine, and send
+    twice as much at 2x. Empty where the server was not started here."""
+    if not run.samples:
+        return {}
+    cores, used = os.cpu_count() or 1, sender_cores(run)
+    rates = {row.name: row.goodput / (cores - used[row.name]) for row in phases(run)}
+    calm = [phase.name for phase in run.phases if phase.mean_rate <= run.peak]
+    seen = [run.closed / (cores - run.closed_cores), *(rates[name] for name in calm)]
+    best = max(rate for rate in seen if not math.isnan(rate))
+    return {name: rates[name] / best for name in OVERLOADS if best > 0 and not math.isnan(rates.get(name, math.nan))}
 
 
 def per_second(run: Run, values: Floats, kinds: tuple[int, ...], q: float) -> tuple[Floats, Floats]:

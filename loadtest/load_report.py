@@ -60,6 +60,8 @@ def verdicts(run: Run) -> list[dict[str, str]]:
     kept = figures.kept(run)
     found = [{"question": f"goodput kept at {name} (of the best seen)", "seen": f"{kept[name]:.2f}",
               "aim": "0.95 or more" if name == "2x" else ""} for name in kept]  # fmt: skip
+    found += [{"question": f"the same for each core that the generators left, at {name}", "seen": f"{share:.2f}",
+               "aim": ""} for name, share in figures.kept_of_rest(run).items()]  # fmt: skip
     for name in figures.OVERLOADS:
         if name in rows and not math.isnan(rows[name].reject_p99_ms):
             seen = f"p50 {rows[name].reject_p50_ms:.0f} ms, p99 {rows[name].reject_p99_ms:.0f} ms"
@@ -80,7 +82,7 @@ def verdicts(run: Run) -> list[dict[str, str]]:
 def page(run: Run) -> str:
     """The whole page."""
     facts = {
-        **run.facts, "generators": f"{run.job.processes} processes, {run.generator_cores:.2f} cores together",
+        **run.facts, "generators": f"{run.job.processes} processes; cores together: {_cores(run)}",
         "CPU of others": f"{run.foreign_cores:.2f} cores" if run.samples else "not measured (the server is not ours)",
     }  # fmt: skip
     works = [{"workload": w["name"], "kind": w["kind"], "requests": str(int((run.shots[:, 1] == n).sum())),
@@ -194,6 +196,11 @@ def _of(run: Run, chosen: Any) -> dict[str, str]:
 
 def _ms(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.0f}"
+
+
+def _cores(run: Run) -> str:
+    used = {"closed loop": run.closed_cores, **figures.sender_cores(run)}
+    return ", ".join(f"{name} {cores:.2f}" for name, cores in used.items() if cores and not math.isnan(cores))
 
 
 def _plain(value: Any) -> str:

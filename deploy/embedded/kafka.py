@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Mapping
@@ -224,14 +225,15 @@ def main() -> None:
     if len(sys.argv) not in (2, 3):
         sys.exit("usage: python -m deploy.embedded.kafka DATA_FOLDER [PORT]")
     port = int(sys.argv[2]) if len(sys.argv) == 3 else 9092
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):  # set here: a shell starts what it puts behind deaf to Ctrl-C
+        signal.signal(number, lambda *_: stop.set())
     with EmbeddedKafka(BrokerSettings(Path(sys.argv[1]), port=port)) as broker:
-        sys.stdout.write(f"Kafka listens on {broker.bootstrap}; Ctrl-C stops it\n")
+        sys.stdout.write(f"Kafka listens on {broker.bootstrap}; Ctrl-C or SIGTERM stops it\n")
         sys.stdout.flush()
-        try:
-            while broker.pid is not None:
-                time.sleep(0.5)
-        except KeyboardInterrupt:
-            sys.stderr.write("stopping\n")
+        while broker.pid is not None and not stop.wait(0.5):
+            continue
+        sys.stderr.write("stopping\n")
 
 
 if __name__ == "__main__":

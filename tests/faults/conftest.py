@@ -46,6 +46,11 @@ def rig(table: Table, load: Load) -> Iterator[Rig]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """These come last: the rig stays until the session ends, and takes of the cores of what would follow."""
+    items.sort(key=lambda item: Path(__file__).parent in item.path.parents)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the table; under FAULT_REPORT=FOLDER write it there too."""
     table = terminalreporter.config.stash.get(_TABLE, None)

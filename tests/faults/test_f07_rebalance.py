@@ -10,7 +10,7 @@ from fault_common import common, memory_mb
 from fault_rig import Rig, Row
 from fault_table import Table, percentile, spread
 
-from serving.testing.gateway_process import gateways, launch, wait_ready
+from serving.testing.gateway_process import Running, Start, gateways
 
 pytestmark = [pytest.mark.needs("kafka"), pytest.mark.faults, pytest.mark.timeout(900)]
 EVERY_S = 5.0
@@ -72,7 +72,7 @@ def test_f15_rolling_restart(table: Table, rig: Rig) -> None:
                     rig.crew.restart(name)
                     time.sleep(2)
                 for number in range(2):
-                    _restart_gateway(pair, number, folder)
+                    _restart_gateway(pair, number, start)
                 row.until(lambda: len(client.calls) >= requests, "all requests", 300)
                 over = time.time()
                 recovered = row.recovery(over)
@@ -88,12 +88,9 @@ def test_f15_rolling_restart(table: Table, rig: Rig) -> None:
         common(figures, row)
 
 
-def _restart_gateway(pair: list, number: int, folder) -> None:  # type: ignore[no-untyped-def, type-arg]
+def _restart_gateway(pair: list[Running], number: int, start: Start) -> None:
     """SIGTERM; it drains while the other one serves; another takes its place at the same address."""
     old = pair[number]
     old.process.terminate()
     assert old.process.wait(30) == 0, old.log.read_text()[-2000:]
-    old.process.stdout.close()
-    fresh = launch(folder, 10 + number, 0.0, {"workers": 1, "drain_s": 5, "port": old.port})
-    wait_ready(fresh)
-    pair[number] = fresh
+    pair[number] = start(workers=1, drain_s=5, port=old.port)

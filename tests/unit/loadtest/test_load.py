@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,7 +92,7 @@ def test_latency_counts_from_the_intended_time_when_every_user_is_busy(tmp_path:
     rows = [[0.1 * i, 0, 0, 0] for i in range(10)]  # 10 a second at a server that can do 4 a second
     with answering(200, seconds=0.25) as base:
         job = load.Job(tmp_path, ("m",), base, processes=1)
-        shots, _ = load._shoot(job, base, [WORK], [PHOTO], rows, 1.0, tmp_path, load.Watch(None))
+        shots = load._shoot(job, base, [WORK], [PHOTO], rows, 1.0, tmp_path, load.Watch(None))
     assert len(shots) == 10 and set(shots[:, 6]) == {200}
     assert np.allclose(shots[:, 3], [row[0] for row in rows])
     own = shots[:, 5] - shots[:, 4]
@@ -104,7 +105,7 @@ def test_several_generators_share_the_arrivals(tmp_path: Path) -> None:
     rows = [[0.02 * i, 0, 0, 0] for i in range(40)]
     with answering(429) as base:
         job = load.Job(tmp_path, ("m",), base, processes=2)
-        shots, _ = load._shoot(job, base, [{**WORK, "users": 4}], [PHOTO], rows, 1.0, tmp_path, load.Watch(None))
+        shots = load._shoot(job, base, [{**WORK, "users": 4}], [PHOTO], rows, 1.0, tmp_path, load.Watch(None))
     assert sorted(shots[:, 3]) == pytest.approx([row[0] for row in rows]) and set(shots[:, 6]) == {429}
 
 
@@ -126,6 +127,22 @@ def test_goodput_kept_is_that_of_overload_over_the_best_that_was_seen() -> None:
     assert load_figures.kept(run) == {"2x": 0.5}
     run.closed = 20.0  # a breakdown at the peak rate itself does not make overload look well
     assert load_figures.kept(run) == {"2x": 0.1}
+
+
+def test_what_the_generators_took_of_the_machine_is_told_apart() -> None:
+    """At 2x they use half of the machine more, and goodput falls by a third: the server lost nothing by itself."""
+    phases = [arrivals.flat("peak", 10, 10), arrivals.flat("2x", 10, 20)]
+    shots = [[n, 0, 0, 10 * n + 0.1, 10 * n + 0.1, 10 * n + 0.2, 200] for n in (0, 1) for _ in range(30 - 10 * n)]
+    run = a_run(shots, phases, samples=20)
+    assert load_figures.kept_of_rest(a_run(shots, phases)) == {}, "a server that shares no machine with them"
+    cores = os.cpu_count() or 1
+    for second in range(20):
+        before = run.sent[-1][1] if run.sent else 0.0
+        run.sent.append((float(second), before + cores * (0.25 if second <= 10 else 0.5)))
+    assert load_figures.kept(run) == {"2x": pytest.approx(2 / 3)}
+    assert load_figures.kept_of_rest(run) == {"2x": pytest.approx(1.0)}
+    run.closed, run.closed_cores = 6.0, 0.25 * cores  # what the closed loop reached counts too
+    assert load_figures.kept_of_rest(run) == {"2x": pytest.approx(0.5)}
 
 
 def test_a_report_of_one_sample_opens_and_is_written_once(tmp_path: Path) -> None:
