@@ -23,7 +23,7 @@ from serving.config import ConfigInvalid, Settings, load_settings
 from serving.doctor import TRITON_FLOOR
 from serving.gateway.errors import TABLE
 from serving.gateway.main import argument_parser
-from serving.gateway.worker import EXIT_WITHIN_S
+from serving.gateway.worker import EXIT_WITHIN_S, KEEP_ALIVE_S
 from serving.triton.home import RESTRICTED
 
 ONE_SHOT = {"topics"}
@@ -280,6 +280,9 @@ def limits_of(compose: Compose) -> Iterator[str]:
     body = re.search(r"client_max_body_size (\d+)m;", nginx)
     if body is None or int(body[1]) << 20 != Settings().max_body_bytes:
         yield "nginx.conf: client_max_body_size is not the gateway's max_body_bytes"
+    idle = re.search(r"keepalive_timeout (\d+)s;", compose.read("nginx/upstreams.conf"))
+    if idle is None or int(idle[1]) >= KEEP_ALIVE_S:
+        yield f"upstreams.conf: connections are kept as long as the gateways do, {KEEP_ALIVE_S} s, or longer"
     grace = int(str(compose.services["gateway"]["stop_grace_period"]).removesuffix("s"))
     if grace <= EXIT_WITHIN_S:
         yield f"gateway: killed after {grace} s, it drains for up to {EXIT_WITHIN_S:g} s"

@@ -59,6 +59,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("containers/Containerfile.cpu", "USER 10001:10001\n", "", "runs as root"),
     ("containers/Containerfile.cpu", "LOCKSTEP_MIXED_DIR=", "LOCKSTEP_MIX_DIR=", "LOCKSTEP_MIX_DIR is no setting"),
     ("containers/Containerfile.cpu", "COPY evaluation evaluation", "COPY evaluations evaluation", "COPY evaluations"),
+    ("nginx/upstreams.conf", "keepalive_timeout 4s", "keepalive_timeout 5s", "connections are kept as long"),
     ("secrets/make.sh", "| write grafana_admin", "| write grafana", "make.sh does not write"),
     ("secrets/make.sh", "redis:6379", "redis:6380", "redis:6380"),
 ]  # fmt: skip
