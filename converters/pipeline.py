@@ -104,7 +104,7 @@ def _gather(
 ) -> Sources:  # fmt: skip
     samples = read_samples(spec, _sample_folder(spec, spec_path, settings, progress), limit)
     rows = spec.answer.detections
-    labels = plan.parts[rows].labels if rows is not None else ()
+    labels = plan.parts[rows].labels if rows is not None else spec.label_names(spec_path.resolve().parent)
     told = {
         "spec": spec.model_dump(mode="json"),
         "models": {name: bundle.certificate_id for name, bundle in models.items()},

@@ -51,13 +51,17 @@ def open_served_model(version_dir: Path, settings: Settings, target: str = "cpu"
 def open_served(version_dir: Path, settings: Settings, target: str = "cpu") -> Served:
     """A model or a pipeline of models, whichever the version is. Raises as `open_served_model`."""
     bundle = ModelBundle.staging(version_dir) if settings.staging else ModelBundle.load(version_dir, target)
+    return _open(bundle, settings, target)
+
+
+def _open(bundle: ModelBundle, settings: Settings, target: str) -> Served:
     return open_pipeline(bundle, settings, target) if bundle.spec.steps else _open_model(bundle, settings)
 
 
 def open_pipeline(bundle: ModelBundle, settings: Settings, target: str = "cpu") -> PipelineModel:
     """The pipeline with the very versions of the models that it was certified with. Raises CertificateRefused."""
     pinned = read_pinned(bundle.version_dir, target)
-    models = {model.name: _open_model(model, settings) for model in pinned}
+    models = {model.name: _open(model, settings, target) for model in pinned}
     limits = DecodeLimits(max_pixels=settings.max_pixels, max_side=settings.max_side)
     return PipelineModel(bundle, models, Galleries(settings.galleries), limits)
 

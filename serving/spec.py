@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from serving.errors import SpecInvalid
 from serving.spec_rules import RuleSpec
-from serving.spec_steps import OF_STEPS, AnswerSpec, StepSpec
+from serving.spec_steps import MAY_HAVE_STEPS, OF_STEPS, AnswerSpec, StepSpec
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 ResizeRule = Literal["none", "stretch", "pad_square", "letterbox", "shortest_side_crop", "center_crop", "min_max_side"]
@@ -209,7 +209,7 @@ class ModelSpec(_Strict):
     inputs: tuple[TensorDecl, ...] = ()
     outputs: tuple[str, ...] = Field((), description="names of the network's outputs, in order")
     preprocess: PreprocessSpec | None = None
-    steps: tuple[StepSpec, ...] = Field((), description="task pipeline, homography: what it does, docs/pipelines.md")
+    steps: tuple[StepSpec, ...] = Field((), description="what it does, without a network of its own")
     answer: AnswerSpec = AnswerSpec()
     sound: SoundSpec | None = Field(None, description="the input is sound, not a picture")
     labels: str | tuple[str, ...] = Field((), description="a file with one label a line, or the labels themselves")
@@ -239,8 +239,10 @@ class ModelSpec(_Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> ModelSpec:
-        if (self.task in OF_STEPS) != bool(self.steps):
-            raise ValueError(f"`steps` belong to task {' and '.join(OF_STEPS)}: it needs at least one")
+        if self.steps and self.task not in MAY_HAVE_STEPS:
+            raise ValueError(f"`steps` belong to task {', '.join(MAY_HAVE_STEPS)}, got task {self.task}")
+        if self.task in OF_STEPS and not self.steps:
+            raise ValueError(f"task {self.task} is made of `steps`: it needs at least one")
         for scenario, rules in self.rules.items():
             if len({rule.name for rule in rules}) < len(rules):
                 raise ValueError(f"rules.{scenario}: expected unique names")

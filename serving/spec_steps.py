@@ -15,8 +15,9 @@ from serving.errors import SpecInvalid
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 IMAGE = "image"
-# Tasks without a network of their own: what they do are steps.
+# Tasks without a network of their own: what they do are steps. A face detector may be a network or a cascade of them.
 OF_STEPS = ("pipeline", "homography")
+MAY_HAVE_STEPS = (*OF_STEPS, "face")
 # Names that answers use for something else.
 RESERVED = frozenset({IMAGE, "decode", "preprocess", "infer", "postprocess", "server", "xyxy", "confidence", "class_id",
                       "label", "track_id", "origin", "landmarks"})  # fmt: skip
@@ -37,12 +38,12 @@ class WhenSpec(_Strict):
 
 
 class StepSpec(_Strict):
-    """One step. `do` names its kind: infer, crop, match, or another file of serving/pipelines/kinds."""
+    """One step. `do` names its kind: infer, crop, match, cascade, or another file of serving/pipelines/kinds."""
 
     name: Name
     do: Name
     of: Name = Field(IMAGE, description="the step whose items this one works on; image: the whole picture")
-    model: Name | None = Field(None, description="infer: a published model")
+    model: Name | None = Field(None, description="infer, cascade: a published model")
     gallery: Name | None = Field(None, description="match: the gallery that is asked")
     parameters: dict[str, Any] = Field(default_factory=dict, description="infer: request parameters of the model")
     options: dict[str, Any] = Field(default_factory=dict, description="the kind's own settings, checked by the kind")

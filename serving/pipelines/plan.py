@@ -156,6 +156,6 @@ def _part(pipeline: str, step: StepSpec, parts: Mapping[str, Part]) -> Part:
         known = ", ".join(sorted(parts)) or "none"
         raise SpecInvalid(f"{pipeline}: steps.{step.name}.model: there is no model {step.model!r}; there are: {known}",
                           hint=f"convert it first: lockstep convert models/{step.model}.yaml")  # fmt: skip
-    if parts[step.model].spec.steps or parts[step.model].spec.task == "raw":
+    if parts[step.model].spec.task == "pipeline":
         raise SpecInvalid(f"{pipeline}: steps.{step.name}.model: {step.model} is of task {parts[step.model].spec.task}")
     return parts[step.model]

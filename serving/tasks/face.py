@@ -1,7 +1,8 @@
 """Face: boxes of faces with five landmarks each (left eye, right eye, nose tip, corners of the mouth).
 
 The network gives boxes [n, 4], scores [n, classes] and landmarks [n, 10] (x, y of each point), the last in the frame of
-the boxes. Everything that boxes need is the detection task's; landmarks go where their box goes.
+the boxes. Everything that boxes need is the detection task's; landmarks go where their box goes. In place of a network
+there may be steps: a cascade of several (serving/pipelines/kinds/cascade.py).
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from serving.tasks.base import Agreement, Gate, for_each_class, parse_options
 from serving.tasks.boxes import match_boxes, nms
 from serving.tasks.detection import DetectionOptions, DetectionTask
 from serving.types import Array, Detections, FloatArray, ImageTransform, TaskResult, TensorSpec
+
+CASCADE = "cascade"  # the kind of step that a face detector of several networks has
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,10 @@ class FaceTask(DetectionTask):
     }
 
     def check(self, spec: ModelSpec) -> None:
-        """Known options, three outputs: boxes, scores, landmarks."""
+        """Known options, three outputs: boxes, scores, landmarks; or the steps of a cascade, one of them told."""
+        if spec.steps:
+            _check_steps(spec)
+            return
         options = parse_options(DetectionOptions, spec)
         if options.decode != "boxes_scores" or len(spec.outputs) != 3:
             what = f"{spec.name}: task face reads outputs boxes, scores, landmarks (decode boxes_scores)"
@@ -126,6 +132,10 @@ class FaceTask(DetectionTask):
                 row["landmarks"] = [[round(v, 2) for v in point] for point in points]
         return document
 
+    def from_steps(self, told: Mapping[str, Any]) -> Faces:
+        """told: what the last stage of a cascade found in the whole picture, by the step's name."""
+        return self.from_document(next(iter(told.values())))
+
     def from_document(self, document: Mapping[str, Any]) -> Faces:
         """`detections` back."""
         found = DetectionTask.from_document(self, document)
@@ -162,6 +172,16 @@ class FaceTask(DetectionTask):
         why = [boxes.why] if not boxes.ok else []
         why += [] if ok else [f"landmarks off by {off:.3f} of the box"]
         return Agreement(boxes.ok and ok, figures, "; ".join(why))
+
+
+def _check_steps(spec: ModelSpec) -> None:
+    stages, told = [step.name for step in spec.steps if step.do == CASCADE], spec.answer.fields
+    if len(stages) != len(spec.steps) or len(told) != 1 or told[0] not in stages or spec.answer.detections:
+        raise SpecInvalid(f"{spec.name}: task face has steps `do: {CASCADE}`, the last one told by answer.fields")
+    if told[0] in {step.of for step in spec.steps}:
+        raise SpecInvalid(f"{spec.name}: answer.fields: step {told[0]!r} is not the last one")
+    if spec.options:
+        raise SpecInvalid(f"{spec.name}: options: they stand in the steps")
 
 
 TASK = FaceTask()

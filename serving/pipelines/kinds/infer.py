@@ -38,6 +38,8 @@ class Infer:
         if step.model is None:
             raise plan.wrong(step, "infer needs `model`")
         part, source = plan.parts[step.name], plan.source(step)
+        if not part.spec.takes_pictures:
+            raise plan.wrong(step, f"model: {step.model} takes no pictures")
         if options.tile is not None and not part.boxes:
             raise plan.wrong(step, f"options.tile: {step.model} gives no boxes to join")
         if options.tile is not None and part.spec.rules:
@@ -74,7 +76,7 @@ class Infer:
             for item, parts in zip(items, tiles, strict=True)
             for part in parts
         ]
-        answers = _ask(model, requests)
+        answers = ask(model, requests)
         return [
             _found(model, item, _whole([next(answers) for _ in parts], parts, tile, _parameters(step, item, tools)))
             for item, parts in zip(items, tiles, strict=True)
@@ -112,7 +114,8 @@ def _whole(
     return replace(first, result=joined(tiles, found, options, parameters.get("max_detections")))
 
 
-def _ask(model: Model, requests: Sequence[InferRequest]) -> Iterator[InferResponse | ServingError]:
+def ask(model: Model, requests: Sequence[InferRequest]) -> Iterator[InferResponse | ServingError]:
+    """An answer for each request, in batches that the model takes; what fails as a whole is the error of each."""
     most = model.bundle.spec.batch.max
     for start in range(0, len(requests), most):
         part = requests[start : start + most]

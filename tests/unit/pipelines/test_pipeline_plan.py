@@ -45,7 +45,7 @@ def test_steps_may_stand_in_any_order() -> None:
         (changed(1, of="boxs"), r"steps.crops.of: no step 'boxs'; did you mean 'boxes'\?"),
         (changed(1, name="boxes"), "name 'boxes' given twice"),
         (changed(1, name="label"), "name 'label' is reserved"),
-        (changed(1, do="resize"), "steps.crops.do: expected one of crop, infer, match, pitch, got 'resize'"),
+        (changed(1, do="resize"), "steps.crops.do: expected one of cascade, crop, infer, match, pitch, got 'resize'"),
         (changed(0, model="detectr"), "steps.boxes.model: there is no model 'detectr'; there are: detector, embedder"),
         (changed(0, model=None), "steps.boxes: infer needs `model`"),
         (changed(1, when={"labels": ["tal"]}), r"when.labels: the model has no class 'tal'; did you mean 'tall'\?"),
