@@ -31,6 +31,7 @@ IMPORTERS: Mapping[str, str] = {
     "photo_embedder": "models.importers.photo_embedder:bring",
     "siamfc": "models.importers.siamfc:bring",
     "silero_vad": "models.importers.silero_vad:bring",
+    "sound_events": "models.importers.sound_events:bring",
     "sync_code": "models.importers.sync_code:bring",
 }
 

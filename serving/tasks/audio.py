@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from serving.tasks.events import NS_PER_S, Event, EventCounts, EventMaker, Event
 from serving.types import Array, AudioEvents, FloatArray, ImageTransform, TaskResult, TensorSpec
 
 NS_PER_MS = 1_000_000
+_LABELLED = re.compile(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)(?::(.+))?", re.ASCII)
 
 
 class AudioOptions(BaseModel):
@@ -141,7 +143,7 @@ class AudioTask:
         classes); top1: the label of the longest event, or the background's, against the file's."""
         heard = [result for result in results if isinstance(result, AudioEvents)]
         if metric == "event_f1":
-            counts = [match_events(_truth(t, spec), events_of(r)) for r, t in zip(heard, labels, strict=True)]
+            counts = [match_events(truth_of(t, spec.labels), events_of(r)) for r, t in zip(heard, labels, strict=True)]
             return sum(counts, EventCounts(0, 0, 0)).f1
         if metric == "top1":
             return float(np.mean([longest(r, spec) == t for r, t in zip(heard, labels, strict=True)]))
@@ -202,6 +204,25 @@ def events_of(result: AudioEvents) -> list[Event]:
     return [(start / NS_PER_S, end / NS_PER_S, kind) for start, end, kind in rows]
 
 
+def truth_of(text: str, labels: Sequence[str], where: str = "labels") -> list[Event]:
+    """`begin-end` in seconds, with `:label` behind where there are several classes, joined by `;`, as events.
+
+    Raises SpecInvalid, naming `where`.
+    """
+    events: list[Event] = []
+    only = labels[0] if len(labels) == 1 else ""
+    for part in filter(None, text.split(";")):
+        match = _LABELLED.fullmatch(part.strip())
+        if match is None:
+            raise SpecInvalid(f"{where}: expected begin-end:label in seconds, as 0.5-1.25:{labels[0]}, got {part!r}")
+        begin, end, label = float(match[1]), float(match[2]), match[3] or only
+        if label not in labels or end < begin:
+            wrong = f"unknown label {label!r}" if label not in labels else f"{part} ends before it begins"
+            raise SpecInvalid(f"{where}: {wrong}", hint=f"labels are {', '.join(labels)}")
+        events.append((begin, end, list(labels).index(label)))
+    return events
+
+
 def longest(result: AudioEvents, spec: ModelSpec) -> str:
     """Class id, as text, of the longest event; the background's (or '') where there is none."""
     background = parse_options(AudioOptions, spec).background
@@ -232,16 +253,6 @@ def _same_events(reference: AudioEvents, candidate: AudioEvents, rule: SoundSpec
     edges = np.abs(np.concatenate([reference.start_ns - candidate.start_ns, reference.end_ns - candidate.end_ns]))
     moved, most = float(edges.max(initial=0)), 2 * NS_PER_S * rule.step / rule.sample_rate
     return Agreement(moved <= most, {"edge_ms": moved / NS_PER_MS}, f"an event's edge moved {moved / NS_PER_MS:.0f} ms")
-
-
-def _truth(text: str, spec: ModelSpec) -> list[Event]:
-    events = []
-    for part in filter(None, text.split(";")):
-        span, _, label = part.partition(":")
-        begin, _, end = span.partition("-")
-        kind = list(spec.labels).index(label) if label else 0
-        events.append((float(begin), float(end), kind))
-    return events
 
 
 TASK = AudioTask()
