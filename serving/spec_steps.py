@@ -56,6 +56,7 @@ class AnswerSpec(_Strict):
 
     detections: Name | None = Field(None, description="the step that gives the rows")
     fields: tuple[Name, ...] = Field((), description="steps whose findings are told")
+    appearance: Name | None = Field(None, description="the step that embeds each row's crop, for trackers; not told")
 
 
 def in_order(pipeline: str, steps: Sequence[StepSpec]) -> tuple[StepSpec, ...]:

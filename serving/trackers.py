@@ -5,7 +5,7 @@ Each is imported when one is made: their libraries take two seconds, which a wor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from serving.errors import ParameterInvalid
 from serving.ports import Tracker
@@ -34,18 +34,19 @@ def _deepsort() -> Tracker:
 TRACKERS: Mapping[str, NewTracker] = {"bytetrack": _bytetrack, "ocsort": _ocsort, "deepsort": _deepsort}
 
 
-def trackers(reid: str) -> Mapping[str, NewTracker]:
-    """Those that can be had; `deepsort` compares appearances, so it needs an embedding model (`--reid`)."""
-    return {name: new for name, new in TRACKERS.items() if reid or name != "deepsort"}
-
-
-def check_track(option: str, track: str, reid: str) -> None:
-    """Raises ParameterInvalid for an unknown tracker, or one that lacks its embedding model."""
+def check_track(option: str, track: str) -> None:
+    """Raises ParameterInvalid for an unknown tracker."""
     if track and track not in TRACKERS:
         raise ParameterInvalid(f"{option}: expected one of {', '.join(TRACKERS)}, got {track}")
-    if track and track not in trackers(reid):
+
+
+def check_looks(option: str, track: str, blind: Iterable[str]) -> None:
+    """Raises ParameterInvalid where the tracker compares appearances and nobody tells those of the models `blind`."""
+    names = ", ".join(sorted(blind))
+    if track == "deepsort" and names:
         raise ParameterInvalid(
-            f"{option} {track}: expected --reid with an embedding model too: it compares appearances"
+            f"{option} {track}: expected --reid with an embedding model: nobody tells what boxes of {names} look like",
+            hint="or a pipeline with answer.appearance in place of it, such as person_track_reid",
         )
 
 

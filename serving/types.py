@@ -139,6 +139,7 @@ class Detections(TaskResult):
 
 
 UNKNOWN, UNKNOWN_LABEL = -1, "unknown"
+APPEARANCE = "appearance"  # the tensor of `Detections.appearance` between processes
 
 
 @dataclass(frozen=True, slots=True)

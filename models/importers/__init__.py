@@ -27,6 +27,7 @@ IMPORTERS: Mapping[str, str] = {
     "mtcnn_o": "models.importers.face_mtcnn:bring_o",
     "mtcnn_p": "models.importers.face_mtcnn:bring_p",
     "mtcnn_r": "models.importers.face_mtcnn:bring_r",
+    "person_embedder": "models.importers.person_embedder:bring",
     "person_ssdlite": "models.importers.person_ssdlite:bring",
     "photo_embedder": "models.importers.photo_embedder:bring",
     "siamfc": "models.importers.siamfc:bring",

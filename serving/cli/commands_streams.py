@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 def run(
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="file, folder, address, or NAME=ADDRESS")],
     model: Annotated[list[str], typer.Option("--model", "-m", help="a published model; several are several pipelines")],
-    track: Annotated[str, typer.Option(help="bytetrack, ocsort, or deepsort (with --reid)")] = "",
+    track: Annotated[str, typer.Option(help="bytetrack, ocsort, or deepsort (with appearances)")] = "",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="mixed video: .mp4, or a folder: HLS")] = None,
     results: Annotated[Path | None, typer.Option(help="JSON Lines, one for each frame and model")] = None,
     webvtt: Annotated[Path | None, typer.Option(help="metadata track of the mixed video")] = None,

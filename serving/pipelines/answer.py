@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from serving.pipelines.items import Failed, Item, Tools
 from serving.pipelines.plan import Plan
 from serving.spec_steps import AnswerSpec
 from serving.tasks.pipeline import PipelineResult
-from serving.types import Detections, Embedding
+from serving.types import Detections, Embedding, FloatArray
 
 _OF_EVERY_BOX = frozenset({"xyxy", "confidence", "class_id", "label", "track_id", "origin"})
 
@@ -44,8 +46,19 @@ def answer_of(
                 _put(whole, step.name, document, nested=bool(item.path))
     return PipelineResult(
         boxes.xyxy, boxes.confidence, boxes.class_id, joined=tuple(joined), names=tuple(names), whole=whole,
+        appearance=appearance_of(found.get(answer.appearance or "", ()), request, len(boxes)),
         failures=tuple(_failures(plan, request, failed)), has_rows=answer.detections is not None,
     )  # fmt: skip
+
+
+def appearance_of(items: Sequence[Item], request: int, boxes: int) -> FloatArray | None:
+    """float32 [boxes, d] of one picture's embedded crops, zeros for boxes without; None where no box has any."""
+    vectors = {item.path[0]: item.value.vector for item in items if item.request == request}
+    if not vectors:
+        return None
+    looks = np.zeros((boxes, len(next(iter(vectors.values())))), np.float32)
+    looks[list(vectors)] = np.stack(list(vectors.values()))
+    return looks
 
 
 def _embedding_wanted(item: Item, tools: Tools) -> bool:

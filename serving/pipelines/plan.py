@@ -123,11 +123,19 @@ class Plan:
         names = {s.name: s for s in self.steps}
         for name in spec.answer.fields:
             step_named(self.name, names, name, "answer.fields")
-        if spec.answer.detections is None:
-            return
-        rows = step_named(self.name, names, spec.answer.detections, "answer.detections")
-        if rows.do != "infer" or not self.parts[rows.name].boxes or rows.of != IMAGE:
-            raise SpecInvalid(f"{self.name}: answer.detections: step {rows.name!r} gives no boxes of the whole picture")
+        if spec.answer.detections is not None:
+            rows = step_named(self.name, names, spec.answer.detections, "answer.detections")
+            if rows.do != "infer" or not self.parts[rows.name].boxes or rows.of != IMAGE:
+                what = f"step {rows.name!r} gives no boxes of the whole picture"
+                raise SpecInvalid(f"{self.name}: answer.detections: {what}")
+        if spec.answer.appearance is not None:
+            look = step_named(self.name, names, spec.answer.appearance, "answer.appearance")
+            crops = self.source(look)
+            embeds = look.do == "infer" and self.parts[look.name].spec.task == "embedding"
+            if not embeds or crops is None or crops.of != spec.answer.detections:
+                what = f"expected an embedding of crops of {spec.answer.detections or 'the rows (answer.detections)'}"
+                raise SpecInvalid(f"{self.name}: answer.appearance: {what}, got step {look.name!r}",
+                                  hint="an `infer` step with an embedder, `of` a `crop` of the rows' step")  # fmt: skip
 
 
 def check_labels(plan: Plan, step: StepSpec, where: str, wanted: Sequence[str], known: Sequence[str]) -> None:

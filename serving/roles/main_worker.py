@@ -24,11 +24,9 @@ from serving.roles.registered import Registered
 from serving.roles.sources import words
 from serving.roles.transport import LogTransport
 from serving.roles.worker import LogWorker
-from serving.streams.main import OpenModel, open_looks
-from serving.streams.sessions import gives_boxes, session_of
+from serving.streams.main import OpenModel, open_looks, pipeline_of
 from serving.streams.worker import Pipeline, Worker
-from serving.tasks import task_named
-from serving.trackers import TRACKERS, check_track, trackers
+from serving.trackers import TRACKERS, check_looks, check_track
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,7 @@ class WorkerOptions:
     reid: str = ""
 
     def __post_init__(self) -> None:
-        check_track("--track", self.track, self.reid)
+        check_track("--track", self.track)
         if len(set(self.models)) != len(self.models) or not self.models:
             raise ParameterInvalid(f"--model: expected different models, at least one, got {self.models}")
 
@@ -57,7 +55,8 @@ def run_worker(settings: Settings, options: WorkerOptions, open_model: OpenModel
     monitor = RoleMonitor("worker", clock, names.prefix)
     with ExitStack() as stack:
         pipelines, most = _pipelines(options, open_model, stack)
-        regions = SourceRegions(trackers(options.reid), partial(_may_read, settings))
+        blind = frozenset(pipeline.name for pipeline in pipelines if pipeline.blind)
+        regions = SourceRegions(TRACKERS, partial(_may_read, settings), blind)
         index = open_index(settings)
         if index is not None:
             stack.callback(index.close)
@@ -79,25 +78,9 @@ def _pipelines(options: WorkerOptions, open_model: OpenModel, stack: ExitStack) 
     for name in options.models:
         opened = open_model(name)
         stack.callback(opened.close)
-        bundle, task = opened.bundle, task_named(opened.bundle.spec.task)
-        tracker = TRACKERS[options.track] if options.track and gives_boxes(task, bundle.spec) else None
-        most.append(bundle.spec.batch.max)
-        pipelines.append(
-            Pipeline(
-                name,
-                bundle.version,
-                task.name,
-                opened.infer,
-                partial(task.to_document, labels=bundle.labels),
-                bundle.labels,
-                new_tracker=tracker,
-                certificate_id=bundle.certificate_id,
-                new_session=session_of(task, bundle.spec, {}),
-                session_last=getattr(task, "follows_tracks", False),
-                looks=looks,
-                sound=bundle.spec.sound,
-            )
-        )
+        most.append(opened.bundle.spec.batch.max)
+        pipelines.append(pipeline_of(name, opened, TRACKERS.get(options.track), looks, {}))
+    check_looks("--track", options.track, (pipeline.name for pipeline in pipelines if pipeline.blind))
     return pipelines, min(options.max_batch or max(most), *most)
 
 

@@ -13,6 +13,7 @@ from serving.errors import ParameterInvalid
 from serving.ports import Tracker
 from serving.records import StreamMessage
 from serving.streams.worker import Region
+from serving.trackers import check_looks
 
 Trackers = Mapping[str, Callable[[], Tracker]]
 MOST_MASK_BYTES = 64 << 20
@@ -22,11 +23,17 @@ MOST_MASK_PIXELS = 40_000_000
 class SourceRegions(Mapping[str, Region]):
     """By source; sources that nobody registered have none. Used by one thread (the inference thread).
 
-    may_read: whether a mask of a registered source may be opened; its path came over REST.
+    may_read: whether a mask of a registered source may be opened; its path came over REST. blind: models of whose
+    boxes nobody tells what they look like.
     """
 
-    def __init__(self, trackers: Trackers, may_read: Callable[[StreamMessage, Path], bool]) -> None:
-        self._trackers, self._may_read = trackers, may_read
+    def __init__(
+        self,
+        trackers: Trackers,
+        may_read: Callable[[StreamMessage, Path], bool],
+        blind: frozenset[str] = frozenset(),
+    ) -> None:
+        self._trackers, self._may_read, self._blind = trackers, may_read, blind
         self._wished: dict[str, StreamMessage] = {}
         self._made: dict[str, Region] = {}
 
@@ -54,9 +61,9 @@ class SourceRegions(Mapping[str, Region]):
     def _region(self, stream: StreamMessage) -> Region:
         if stream.track and stream.track not in self._trackers:
             known = ", ".join(sorted(self._trackers))
-            more = "" if "deepsort" in self._trackers else " (deepsort: with a worker that was given --reid)"
             about = f"streams.track of {stream.source_id}"
-            raise ParameterInvalid(f"{about}: expected one of {known}{more}, got {stream.track}")
+            raise ParameterInvalid(f"{about}: expected one of {known}, got {stream.track}")
+        check_looks(f"streams.track of {stream.source_id}:", stream.track, self._blind.intersection(stream.pipelines))
         mask = self._mask(stream, Path(stream.mask)) if stream.mask else None
         parameters = {"scenario": stream.scenario} if stream.scenario else {}
         tracker = self._trackers[stream.track] if stream.track else None

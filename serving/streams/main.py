@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from serving.adapters.triton_pool import open_triton
 from serving.adapters.video import AddressSource, HlsWriter, Mp4Writer, ReaderOptions
@@ -42,7 +43,7 @@ from serving.streams.source_run import SourceJob
 from serving.streams.summary import RunSummary
 from serving.streams.worker import Infer, Pipeline
 from serving.tasks import task_named
-from serving.trackers import TRACKERS, check_reid, check_track
+from serving.trackers import TRACKERS, NewTracker, check_looks, check_reid, check_track
 from serving.tracking.events import EventRules
 from serving.tracking.rules_file import read_rules
 
@@ -132,7 +133,7 @@ class RunOptions:
         for name, good, expected in checks:
             if not good:
                 raise ParameterInvalid(f"{name}: expected {expected}")
-        check_track("--track", self.track, self.reid)
+        check_track("--track", self.track)
 
     @property
     def workers_for_sources(self) -> int:
@@ -175,7 +176,14 @@ def _settings(options: RunOptions, jobs: Sequence[SourceJob]) -> RunSettings:
 def _pipelines(options: RunOptions, open_model: OpenModel, stack: ExitStack) -> list[Pipeline]:
     """For one worker: an engine belongs to one thread."""
     looks = open_looks(options.reid, open_model, stack) if options.reid else None
-    return [_pipeline(name, options, open_model, stack, looks) for name in options.models]
+    given = {**options.parameters, **({"scenario": options.scenario} if options.scenario else {})}
+    pipelines = []
+    for name in options.models:
+        model = open_model(name)
+        stack.callback(model.close)
+        pipelines.append(pipeline_of(name, model, TRACKERS.get(options.track), looks, given))
+    check_looks("--track", options.track, (p.name for p in pipelines if p.blind))
+    return pipelines
 
 
 def open_looks(reid: str, open_model: OpenModel, stack: ExitStack) -> Looks:
@@ -186,12 +194,12 @@ def open_looks(reid: str, open_model: OpenModel, stack: ExitStack) -> Looks:
     return Appearance(model.infer)
 
 
-def _pipeline(name: str, options: RunOptions, open_model: OpenModel, stack: ExitStack, looks: Looks | None) -> Pipeline:
-    model = open_model(name)
-    stack.callback(model.close)
+def pipeline_of(
+    name: str, model: OpenedModel, new_tracker: NewTracker | None, looks: Looks | None, parameters: Mapping[str, Any]
+) -> Pipeline:
+    """A model on streams. new_tracker, looks: for what gives boxes; looks: where it does not tell them itself."""
     bundle, task = model.bundle, task_named(model.bundle.spec.task)
-    tracked = options.track and gives_boxes(task, bundle.spec)
-    given = {**options.parameters, **({"scenario": options.scenario} if options.scenario else {})}
+    boxes, own = gives_boxes(task, bundle.spec), bundle.spec.answer.appearance is not None
     return Pipeline(
         name=name,
         model_version=bundle.version,
@@ -199,12 +207,13 @@ def _pipeline(name: str, options: RunOptions, open_model: OpenModel, stack: Exit
         infer=model.infer,
         document=lambda result: task.to_document(result, bundle.labels),
         labels=bundle.labels,
-        parameters=given,
-        new_tracker=TRACKERS[options.track] if tracked else None,
+        parameters=parameters,
+        new_tracker=new_tracker if boxes else None,
         certificate_id=bundle.certificate_id,
-        new_session=session_of(task, bundle.spec, given),
+        new_session=session_of(task, bundle.spec, parameters),
         session_last=getattr(task, "follows_tracks", False),
-        looks=looks,
+        looks=None if own else looks,
+        blind=boxes and not own and looks is None,
         sound=bundle.spec.sound,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from threading import Thread
 from typing import Any
 
@@ -16,6 +17,7 @@ from serving.tasks import task_named
 from serving.tasks.audio_session import audio_of
 from serving.tasks.base import ReadsTensors
 from serving.types import (
+    APPEARANCE,
     Array,
     Classification,
     Detections,
@@ -115,12 +117,16 @@ class RemoteInfer:
         task = task_named(self._task)
         if isinstance(task, ReadsTensors):
             return task.from_tensors({name: _row(tensors, name) for name in tensors if name != RESULT})
-        return self._from_document(fields)
+        return self._from_document(tensors, fields)
 
-    def _from_document(self, fields: Mapping[str, Any]) -> TaskResult:
-        """A task without a reader here is read as it is told (its document holds all of it, or it says so)."""
+    def _from_document(self, tensors: Mapping[str, Array], fields: Mapping[str, Any]) -> TaskResult:
+        """A task without a reader here is read as it is told; what boxes look like is in no document, so by tensor."""
         try:
-            return task_named(self._task).from_document(fields)
+            result = task_named(self._task).from_document(fields)
+            if APPEARANCE in tensors and isinstance(result, Detections):
+                looks = _row(tensors, APPEARANCE)
+                result = replace(result, appearance=looks.astype(np.float32) if looks.size else None)
+            return result
         except (KeyError, ValueError, TypeError) as error:
             raise EngineFailed(f"{self._name}: the server's answer tells no {self._task} result: {error}") from error
 

@@ -32,7 +32,7 @@ from serving.streams.sessions import NewSession, Sessions, TrackerSession
 from serving.targets import Aim
 from serving.tasks.base import Infer as Infer
 from serving.tasks.base import NumbersFinds, Session, ShapesRequests, TakesTargets
-from serving.types import InferRequest, InferResponse, PixelArray, TaskResult
+from serving.types import Detections, InferRequest, InferResponse, PixelArray, TaskResult
 
 ATTEMPTS = 3
 PIECE = SoundLimits(max_seconds=60)  # of sound in one frame: a record of FLAC could hold hours
@@ -46,7 +46,8 @@ class Pipeline:
 
     new_session: for a task that remembers (`sessions.session_of`); new_tracker: for boxes. Where both are given, the
     tracker sees what the session returned; session_last: the session sees what the tracker returned. looks: what boxes
-    look like, for trackers that compare appearances. sound: how a model hears; None: it looks at pictures.
+    look like, for trackers that compare appearances, where the model does not tell it itself; blind: nobody tells it.
+    sound: how a model hears; None: it looks at pictures.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Pipeline:
     new_session: NewSession | None = None
     session_last: bool = False
     looks: Looks | None = None
+    blind: bool = False
     sound: SoundSpec | None = None
 
 
@@ -271,6 +273,8 @@ def _result(
     found = answer.result
     for session in sessions:
         found = session.update(found, frame.pts_ns, rgb)
+    if isinstance(found, Detections) and found.appearance is not None:
+        found = replace(found, appearance=None)  # the trackers have seen it; what waits for its frame holds no vectors
     timings = tuple((name, float(ms)) for name, ms in answer.timings_ms.items())
     return FrameResult(pipeline.name, pipeline.model_version, pipeline.task, found, payload_hash(found), timings)
 

@@ -19,7 +19,16 @@ from serving.tasks.detection import DetectionTask
 from serving.tasks.homography import KIND as PITCH
 from serving.tasks.homography import NEAR
 from serving.tasks.pitch_places import PlacesSession, draw_places, moved_whole
-from serving.types import Array, Detections, ImageTransform, NamedDetections, PixelArray, TaskResult
+from serving.types import (
+    APPEARANCE,
+    Array,
+    Detections,
+    ImageTransform,
+    NamedDetections,
+    PixelArray,
+    TaskResult,
+    TensorSpec,
+)
 
 UNKNOWN = "unknown"
 # Consensus over a track: so many frames must say the same subject, and so large a share of all that said anything.
@@ -62,10 +71,24 @@ class PipelineTask(DetectionTask):
         names = {step.name: step for step in in_order(spec.name, spec.steps)}
         if not spec.answer.fields and spec.answer.detections is None:
             raise SpecInvalid(f"{spec.name}: answer: expected detections, fields or both")
-        for name in (*spec.answer.fields, *filter(None, [spec.answer.detections])):
+        for name in (*spec.answer.fields, *filter(None, [spec.answer.detections, spec.answer.appearance])):
             step_named(spec.name, names, name, "answer")
         if spec.options:
             raise SpecInvalid(f"{spec.name}: options: a pipeline's options stand in its steps")
+
+    def outputs(self, spec: ModelSpec) -> tuple[TensorSpec, ...]:
+        """Detection's tensors; with `answer.appearance` also appearance FP32 [n, d], d = 0 where no box has any."""
+        looks = (TensorSpec(APPEARANCE, "FP32", (-1, -1)),) if spec.answer.appearance is not None else ()
+        return (*DetectionTask.outputs(self, spec), *looks)
+
+    def to_tensors(self, result: TaskResult, spec: ModelSpec) -> dict[str, Array]:
+        """The tensors of `outputs`: the only way of an appearance to another process, no document tells it."""
+        assert isinstance(result, Detections)
+        tensors = DetectionTask.to_tensors(self, result, spec)
+        if spec.answer.appearance is None:
+            return tensors
+        looks = result.appearance if result.appearance is not None else np.zeros((len(result), 0), np.float32)
+        return {**tensors, APPEARANCE: looks}
 
     def postprocess(
         self, raw: Mapping[str, Array], transform: ImageTransform | None, spec: ModelSpec, parameters: Mapping[str, Any]

@@ -65,6 +65,7 @@ ROWS = {
     "ocsort": Row("blobs", "ocsort"),
     "deepsort": Row("blobs", "deepsort", "shade"),
     "pipeline_with_gallery": Row("who_is_it", "bytetrack"),
+    "pipeline_with_appearance": Row("seen_again", "deepsort"),
     "pitch_homography": Row("map", pitch=True),
     "player_map": Row("map_and_people", pitch=True),
 }
@@ -119,9 +120,11 @@ def open_model(tmp_path: Path) -> OpenModel:
     }
     who = pipeline(tmp_path, parts, CHAIN, {"detections": "boxes", "fields": ["who"]})
     enrol(tmp_path, who, "red", "green")
+    again = pipeline(tmp_path, parts, CHAIN[:3], {"detections": "boxes", "appearance": "look"})
     people = pipeline(tmp_path, parts, MAP_AND_PEOPLE, {"detections": "players", "fields": ["pitch"]})
     made: dict[str, Callable[[], OpenedModel]] = {
         "who_is_it": lambda: in_process(who),
+        "seen_again": lambda: in_process(again),
         "map_and_people": lambda: in_process(people),
         "map": lambda: in_process(alone(tmp_path)),
     }
@@ -199,6 +202,9 @@ def test_a_workload_over_a_real_broker_is_what_run_says(
         assert len(set(ids[-1])) == len(LANES) and min(ids[-1]) > 0 and ids[-1] == ids[FRAMES // 2], ids
     if name == "pipeline_with_gallery":
         assert [box["who"]["status"] for box in found[-1]["detections"]] == ["known", "known", "unknown"]
+    if name == "pipeline_with_appearance":
+        by_reid = wanted(ROWS["deepsort"], path, open_model, tmp_path)
+        assert [d["detections"] for d in found] == [d["detections"] for d in by_reid], "and no vector in any record"
     if name == "player_map":
         places = [
             document["detections"][0]["pitch"]["x_m"] for document in found if document["detections"][0].get("pitch")

@@ -21,9 +21,9 @@ from serving.config import Settings
 from serving.errors import CertificateRefused, SpecInvalid
 from serving.gallery import Facts, Galleries, GalleryWriter
 from serving.gallery.asking import found_in, sample_of, to_enrol
-from serving.streams.main import OpenedModel, RunOptions, in_process, run_streams
+from serving.streams.main import OpenedModel, RunOptions, in_process, run_streams, through_triton
 from serving.triton.embedded import EmbeddedTriton
-from serving.types import InferRequest, InferResponse
+from serving.types import Detections, InferRequest, InferResponse
 
 pytestmark = pytest.mark.needs("triton")
 YAML = """
@@ -34,7 +34,7 @@ steps:
   - {name: parts, do: crop, of: boxes}
   - {name: look, do: infer, of: parts, model: shade}
   - {name: who, do: match, of: look, gallery: shades, options: {threshold: 0.999, margin: 0.00001}}
-answer: {detections: boxes, fields: [who]}
+answer: {detections: boxes, fields: [who], appearance: look}
 parity: {samples: samples}
 """
 
@@ -116,6 +116,37 @@ def test_triton_answers_as_this_process_and_sees_an_enrolment_at_once(
         assert theirs["detections"][0]["label"] == "Pure red"
         assert {**ours, "timings_ms": 0} == {**theirs, "timings_ms": 0}
         assert served(png(picture(0, 0, 255)))["detections"] == []
+
+
+def test_what_boxes_look_like_comes_through_triton_as_it_is_found_here(
+    place: tuple[Settings, Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Boxes and none, asked one by one; and DeepSORT over a clip, of which every line is the same."""
+    settings, _, _ = place
+    bundle = catalogue(settings.repository)[0]["who_is_red"]
+    clip = tmp_path / "clip"
+    clip.mkdir()
+    for number in range(8):
+        (clip / f"{number:03d}.png").write_bytes(png(picture(255, 9 * number, 0, width=64, height=48)))
+    options = RunOptions((str(clip),), ("who_is_red",), track="deepsort", results=tmp_path / "r.jsonl")
+    asked = [InferRequest(frame=picture(*rgb)) for rgb in ((255, 90, 0), (0, 90, 255), (200, 0, 30))]
+
+    def tried(opened: OpenedModel) -> tuple[list[Any], list[dict[str, Any]]]:
+        answers = [answer.result for answer in opened.infer(asked) if isinstance(answer, InferResponse)]
+        looks = [boxes.appearance for boxes in answers if isinstance(boxes, Detections)]
+        assert run_streams(options, lambda name: opened).ok
+        lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+        return looks, [{**line, "timings_ms": 0} for line in lines]
+
+    with EmbeddedTriton(settings.repository, ["who_is_red"], settings) as triton:
+        triton.wait_ready(60)
+        here, here_told = tried(in_process(open_served(bundle.version_dir, settings)))
+        there, there_told = tried(through_triton(bundle, f"grpc://{triton.grpc_url}"))
+    assert len(here) == len(there) == 3 and here[1] is there[1] is None, "where nothing was found nothing looks"
+    assert here[0].shape == (1, 3) and not np.array_equal(here[0], here[2])
+    assert np.array_equal(here[0], there[0]) and np.array_equal(here[2], there[2])
+    assert here_told == there_told and here_told[-1]["detections"][0]["track_id"] > 0
+    assert not {"look", "appearance"} & set(here_told[-1]["detections"][0])
 
 
 def test_run_takes_the_same_version(place: tuple[Settings, Path, dict[str, Any]], tmp_path: Path) -> None:

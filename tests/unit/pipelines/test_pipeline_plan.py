@@ -14,6 +14,14 @@ from serving.pipelines import Part, Plan
 from serving.spec import ModelSpec
 from serving.tasks import task_named
 
+# Embeddings that are not those of the rows: of the whole picture, and of boxes within the rows' crops.
+OTHERS: list[dict[str, Any]] = [
+    {"name": "whole", "do": "infer", "model": "embedder"},
+    {"name": "inner", "do": "infer", "of": "crops", "model": "detector"},
+    {"name": "inner_crops", "do": "crop", "of": "inner"},
+    {"name": "inner_look", "do": "infer", "of": "inner_crops", "model": "embedder"},
+]
+
 
 def plan(steps: list[dict[str, Any]], answer: dict[str, Any] = ANSWER, **more: FakeModel) -> Plan:
     return Plan.of(spec_of(steps, answer), {name: Part.of(m.bundle) for name, m in models(**more).items()})
@@ -97,6 +105,21 @@ def test_the_answer_names_steps_that_give_what_it_tells() -> None:
     ):
         with pytest.raises(SpecInvalid, match=message):
             plan(STEPS, answer)
+    for appearance, message in (
+        ("who", "answer.appearance: expected an embedding of crops of boxes, got step 'who'"),
+        ("crops", "got step 'crops'"),
+        ("boxes", "got step 'boxes'"),
+        ("whole", "got step 'whole'"),
+        ("inner_look", "got step 'inner_look'"),
+        ("lok", r"answer.appearance: no step 'lok'; did you mean 'look'\?"),
+    ):
+        with pytest.raises(SpecInvalid, match=message):
+            plan([*STEPS, *OTHERS], {"detections": "boxes", "appearance": appearance})
+    with pytest.raises(SpecInvalid, match=r"an embedding of crops of the rows \(answer.detections\), got step 'look'"):
+        plan(STEPS, {"fields": ["who"], "appearance": "look"})
+    with pytest.raises(SpecInvalid, match="answer: no step 'lok'"):
+        task_named("pipeline").check(spec_of(STEPS, {"detections": "boxes", "appearance": "lok"}))
+    assert plan([*STEPS, *OTHERS], {"detections": "boxes", "appearance": "look"}).steps
     with pytest.raises(SpecInvalid, match="answer: expected detections, fields or both"):
         task_named("pipeline").check(spec_of(STEPS, {}))
 

@@ -104,6 +104,16 @@ def test_letterbox_at_the_right_and_bottom(photo: bytes) -> None:
     assert np.array_equal(prepare(source, spec).pixels, expected)
 
 
+@pytest.mark.needs("torch")
+@pytest.mark.parametrize("size", [(224, 224), (160, 192), (999, 1111)])
+def test_opencv_stretch(photo: bytes, size: tuple[int, int]) -> None:
+    pixels, tensor = training_recipes.opencv_stretch(photo, size=size)
+    spec = PreprocessSpec(width=size[1], height=size[0], mean=MEAN, std=STD, kernel="cv2_linear")
+    ours = prepare(decode(photo), spec)
+    assert np.array_equal(pixels, ours.pixels)
+    assert np.abs(tensor - ours.tensor).max() <= 1e-6
+
+
 @pytest.mark.parametrize("grey", [False, True])
 @pytest.mark.parametrize("size", [(32, 32), (160, 192), (999, 1111)])
 def test_pillow_stretch(photo: bytes, size: tuple[int, int], grey: bool) -> None:

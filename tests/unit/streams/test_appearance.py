@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from serving.errors import ParameterInvalid, Unavailable
+from serving.records import StreamMessage
+from serving.roles.regions import SourceRegions
 from serving.streams.appearance import Appearance
 from serving.streams.sessions import TrackerSession
-from serving.trackers import check_reid, check_track
+from serving.trackers import TRACKERS, check_reid, check_track
 from serving.types import Detections, Embedding, InferRequest, InferResponse
 
 BOXES = Detections(
@@ -70,11 +72,20 @@ def test_the_tracker_sees_appearances_and_results_do_not_carry_them() -> None:
     assert isinstance(found, Detections) and found.appearance is None and seen[0] is not None
 
 
-def test_deepsort_without_an_embedder_is_refused() -> None:
-    check_track("--track", "deepsort", "person_reid")
-    with pytest.raises(ParameterInvalid, match="expected --reid"):
-        check_track("--track", "deepsort", "")
+def test_an_unknown_tracker_and_a_model_that_embeds_nothing_are_refused() -> None:
+    check_track("--track", "deepsort")
     with pytest.raises(ParameterInvalid, match="bytetrack, ocsort, deepsort, got sort"):
-        check_track("--track", "sort", "")
+        check_track("--track", "sort")
     with pytest.raises(ParameterInvalid, match="task embedding, got task detection"):
         check_reid("person_ssdlite", "detection")
+
+
+def test_a_registered_source_compares_appearances_only_where_all_its_models_have_them() -> None:
+    regions = SourceRegions(TRACKERS, lambda stream, path: True, frozenset({"person_ssdlite"}))
+    for name, models in (("gate", ("person_track_reid",)), ("yard", ("person_track_reid", "person_ssdlite"))):
+        regions.wish(name, StreamMessage(name, "udp://127.0.0.1:5000", models, track="deepsort"))
+    assert regions["gate"].new_tracker is TRACKERS["deepsort"]
+    with pytest.raises(ParameterInvalid, match="streams.track of yard: deepsort: expected --reid .*person_ssdlite"):
+        regions["yard"]
+    regions.wish("yard", StreamMessage("yard", "udp://127.0.0.1:5000", ("person_ssdlite",), track="bytetrack"))
+    assert regions["yard"].new_tracker is TRACKERS["bytetrack"]

@@ -94,7 +94,7 @@ def test_names_of_sources() -> None:
     [
         {"sources": ()},
         {"models": ()},
-        {"track": "deepsort"},
+        {"track": "sort"},
         {"every": 0},
         {"output": Path("mixed.avi")},
         {"draw_threshold": 2.0},
