@@ -125,7 +125,7 @@ class EventMaker:
         still = [
             _Over(running, kind, min(heard_to, (running.quiet or heard_to) + self.rules.pad_ns))
             for kind, running in sorted(self._running.items())
-            if running.number or heard_to - running.start >= self.rules.min_duration_ns
+            if running.number or (running.quiet or heard_to) - running.start >= self.rules.min_duration_ns
         ]
         rows = [*((row, False) for row in self._over), *((row, True) for row in still)]
         rows.sort(key=lambda row: row[0].running.start)

@@ -71,7 +71,7 @@ def test_every_row_passes_and_the_score_is_that_of_every_runtime(
         assert scores["event_f1"] == pytest.approx(rows["expected_score"]["figures"]["served"], abs=0.02)
 
 
-def test_a_file_its_stream_and_the_sound_of_a_video_say_the_same(
+def test_a_file_and_its_stream_say_the_same(
     certificate: dict[str, Any], home: Path, imported: Callable[[str], ImportedModel], tmp_path: Path
 ) -> None:
     sound = imported("sound_events").samples / SCENE
