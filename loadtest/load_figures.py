@@ -91,18 +91,7 @@ def kept(run: Run) -> dict[str, float]:
 
     A server that already breaks down at its peak rate would look well beside the blocks at that rate alone.
     """
-    rows = {row.name: row for row in phases(run)}
-    calm = [phase.name for phase in run.phases if phase.mean_rate <= run.peak]
-    peak = max([run.closed, *(rows[name].goodput for name in calm)])
-    return {name: rows[name].goodput / peak for name in OVERLOADS if name in rows and peak > 0}
-
-
-def sender_cores(run: Run) -> dict[str, float]:
-    """Cores that the generators used in each phase; NaN where it was too short to tell."""
-    edges = starts(run.phases)
-    return {
-        phase.name: cores_between(run.sent, edges[n], edges[n + 1]) for n, phase in enumerate(run.phases)
-    }  # fmt: skip
+    return _over_best(run, {row.name: row.goodput for row in phases(run)}, run.closed)
 
 
 def kept_of_rest(run: Run) -> dict[str, float]:
@@ -112,9 +101,19 @@ def kept_of_rest(run: Run) -> dict[str, float]:
         return {}
     cores, used = os.cpu_count() or 1, sender_cores(run)
     rates = {row.name: row.goodput / (cores - used[row.name]) for row in phases(run)}
-    calm = [phase.name for phase in run.phases if phase.mean_rate <= run.peak]
-    seen = [run.closed / (cores - run.closed_cores), *(rates[name] for name in calm)]
-    best = max(rate for rate in seen if not math.isnan(rate))
+    return _over_best(run, rates, run.closed / (cores - run.closed_cores))
+
+
+def sender_cores(run: Run) -> dict[str, float]:
+    """Cores that the generators used in each phase; NaN where it was too short to tell."""
+    edges = starts(run.phases)
+    return {phase.name: cores_between(run.sent, *edges[n : n + 2]) for n, phase in enumerate(run.phases)}
+
+
+def _over_best(run: Run, rates: dict[str, float], closed: float) -> dict[str, float]:
+    """The overloads' rates over the best of the closed loop's and those of the calm phases; NaN is none."""
+    calm = [rates[phase.name] for phase in run.phases if phase.mean_rate <= run.peak]
+    best = max(rate for rate in (closed, *calm) if not math.isnan(rate))
     return {name: rates[name] / best for name in OVERLOADS if best > 0 and not math.isnan(rates.get(name, math.nan))}
 
 
