@@ -10,7 +10,7 @@ from typing import Any
 
 import av
 
-from serving.adapters.video.reader import rgb_of, size_of
+from serving.adapters.video.colour import RgbConverter, size_of
 from serving.clock import Clock
 from serving.errors import SourceInvalid
 from serving.frames import Picture, PtsSource, SourceKind, StreamInfo
@@ -100,4 +100,4 @@ def _size_of(path: Path) -> tuple[tuple[int, int] | None, str]:
 
 
 def _load(path: Path) -> PixelArray:
-    return rgb_of(_decode(path))
+    return RgbConverter()(_decode(path))

@@ -14,19 +14,18 @@ from typing import Any
 
 import av
 import av.error
-import numpy as np
 from av.container.core import Flags
 from av.stream import Discard
 
 from serving.adapters.video import containers
 from serving.adapters.video.address import FORMATS, HTTP, LIVE_SCHEMES, path_of, redacted, scheme_of, with_secrets
+from serving.adapters.video.colour import RgbConverter, size_of
 from serving.adapters.video.http_io import Opener, is_playlist
 from serving.adapters.video.options import ReaderOptions, libav_options, with_buffers
 from serving.clock import NS_PER_S, Clock
 from serving.errors import SourceError, SourceInvalid, SourceNotFound, SourceRefused, SourceStalled, SourceUnreachable
 from serving.frames import CaptureQuality, Picture, PtsSource, SourceKind, StreamInfo
 from serving.media import DecoderRefused, MediaEvent, PacketSeen, PictureSeen, StreamEnded, StreamOpened
-from serving.types import PixelArray
 
 
 class _Tag:
@@ -97,6 +96,7 @@ class AvReader:
         self._is_avi = container.format.name == "avi"
         self._number = self._numbering()
         self._closing = False
+        self._rgb = RgbConverter()
 
     @property
     def kind(self) -> SourceKind:
@@ -183,7 +183,7 @@ class AvReader:
             tag=tag.index if tag else None,
             raw_pts=self._picture_pts(picture, tag),
             arrival_mono_ns=tag.arrival_ns if tag else self._clock.monotonic_ns(),
-            picture=Picture(load=lambda: rgb_of(picture)),
+            picture=Picture(load=lambda: self._rgb(picture)),
             corrupt=picture.is_corrupt,
             packet_dts=picture.dts,
             capture_ns=capture_ns,
@@ -324,19 +324,6 @@ def _closed(hook: Opener | None) -> SourceError | None:
         return None
     hook.close()
     return hook.error
-
-
-def size_of(picture: Any) -> tuple[int, int]:
-    """Width and height as shown, after the display matrix."""
-    turned = picture.rotation % 180 == 90
-    return (picture.height, picture.width) if turned else (picture.width, picture.height)
-
-
-def rgb_of(picture: Any) -> PixelArray:
-    """RGB uint8 [h, w, 3] of a decoded picture, turned as its display matrix says."""
-    array = picture.to_ndarray(format="rgb24")
-    turns = round(picture.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(array, turns)) if turns else array
 
 
 def _producer_time(packet: Any) -> int | None:
