@@ -6,10 +6,12 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+import pytest
 
 from serving.adapters.video.colour import RgbConverter
 
@@ -74,3 +76,13 @@ def test_the_same_pixels_as_a_conversion_of_its_own() -> None:
         noise = np.random.default_rng(7).integers(0, 256, (size[1], size[0], 3), np.uint8)
         picture = av.VideoFrame.from_ndarray(noise, format="rgb24").reformat(format=form)
         assert np.array_equal(convert(picture), picture.to_ndarray(format="rgb24")), (size, form)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="skipped: proc: Linux counts a process's threads")
+def test_pictures_that_are_kept_keep_no_threads() -> None:
+    """A mixer holds two seconds of them; a scaler of its own in each had a thread for every core."""
+    convert, pictures = RgbConverter(), [picture_of((n, n, n)) for n in range(40)]
+    before = len(list(Path("/proc/self/task").iterdir()))
+    for picture in pictures:
+        convert(picture)
+    assert len(list(Path("/proc/self/task").iterdir())) <= before
