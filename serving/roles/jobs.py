@@ -74,6 +74,11 @@ class Part:
         """Its next record was being tried when a process ended."""
         return self.mark is not None and bool(self.waiting) and self.waiting[0].offset == self.mark.offset
 
+    @property
+    def turn(self) -> tuple[bool, int]:
+        """Lower comes first: what ended a process last, as the others are done by then; else most left to be tried."""
+        return self.is_suspect, -self.careful
+
 
 @dataclass(frozen=True, slots=True)
 class Job:

@@ -108,8 +108,8 @@ class LogWorker:
         while self._unread:  # taken one by one: what the log's absence keeps from being judged is not passed over
             self._take(self._unread[0])
             self._unread.popleft()
-        for place, part in sorted(self._parts.items(), key=lambda item: item[1].is_suspect):
-            self._feed(place, part)  # what has ended a process before comes last: the others are done by then
+        for place, part in sorted(self._parts.items(), key=lambda item: item[1].turn):
+            self._feed(place, part)
         now_ns, busy = self._clock.monotonic_ns(), self.analyst.busy_since_ns
         if busy is not None and now_ns - busy > self._settings.inference_timeout_s * NS_PER_S:
             self._on_hang()

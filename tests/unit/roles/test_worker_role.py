@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from worker_support import NAMES, Model, System
 from serving.align import CloseRule
 from serving.errors import Unavailable
 from serving.frames import SourceKind
+from serving.murmur2 import partition_of
 from serving.ports_log import TopicPartition
 from serving.records import decode_dead_letter
 from serving.roles.accountant import LogAccountant
@@ -171,6 +173,24 @@ def test_whoever_follows_a_good_leave_is_not_careful_and_after_a_kill_is() -> No
     system.frames("a", range(6, 8))
     system.until(lambda: len(system.ends()) == 8, third)
     assert all(len(call) == 1 for call in system.model.calls[2:]), "one at a time"
+
+
+def test_partitions_that_were_taken_over_are_tried_in_turn() -> None:
+    """None of their sources waits until all of another one's records have been tried."""
+    system = System(2)
+    sources = [next(f"{n}" for n in range(99) if partition_of(f"{n}".encode(), 2) == place) for place in (0, 1)]
+    for source in sources:
+        system.claim(source)
+        system.frames(source, [0])
+    first = system.worker()
+    system.until(lambda: len(system.ends()) == 2, first)
+    system.kill(first)
+    for source in sources:
+        system.frames(source, range(1, 9))
+    second = system.worker()
+    system.until(lambda: len(system.ends()) >= 8, second)
+    done = Counter(source for source, _ in system.ends())
+    assert min(done.values()) >= 4, done
 
 
 def test_a_worker_without_partition_is_idle_and_ready() -> None:
