@@ -40,7 +40,8 @@ def flat(name: str, seconds: float, rate: float) -> Phase:
 
 
 def shapes(peak: float, seconds: float) -> list[Phase]:
-    """Steady, ramp, spike, then the peak rate, 2x and 5x of it; rests between, so that no block pays for another."""
+    """Steady, ramp, spike, then the peak rate and 2x in turn, twice, and 5x; rests between, so that no block pays for
+    another."""
     rest = flat("rest", 2.0, peak * 0.1)
     return [
         flat("steady", seconds, peak * 0.5),
@@ -52,11 +53,18 @@ def shapes(peak: float, seconds: float) -> list[Phase]:
         rest,
         flat("2x", seconds, peak * 2),
         rest,
-        flat("peak again", seconds, peak * 0.9),
+        flat("peak again", seconds, peak),
+        rest,
+        flat("2x again", seconds, peak * 2),
         rest,
         flat("5x", seconds, peak * 5),
         flat("recovery", seconds, peak * 0.5),
     ]
+
+
+def shape_of(name: str) -> str:
+    """The name without the word that tells a repeated phase from the first one."""
+    return name.removesuffix(" again")
 
 
 def starts(phases: Sequence[Phase]) -> list[float]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from loadtest.arrivals import starts
+from loadtest.arrivals import shape_of, starts
 from loadtest.load import Run, cores_between
 
 GOOD, LATE, REJECTED, EXPIRED, REFUSED, WRONG, BROKEN = range(7)
@@ -87,7 +87,7 @@ def phases(run: Run) -> list[PhaseFigures]:
 
 
 def kept(run: Run) -> dict[str, float]:
-    """Goodput under 2x and 5x over the best that was seen: by the closed loop, or in any phase that is no overload.
+    """Goodput under 2x and 5x over the best that was seen: by the closed loop, or in any shape that is no overload.
 
     A server that already breaks down at its peak rate would look well beside the blocks at that rate alone.
     """
@@ -111,10 +111,18 @@ def sender_cores(run: Run) -> dict[str, float]:
 
 
 def _over_best(run: Run, rates: dict[str, float], closed: float) -> dict[str, float]:
-    """The overloads' rates over the best of the closed loop's and those of the calm phases; NaN is none."""
-    calm = [rates[phase.name] for phase in run.phases if phase.mean_rate <= run.peak]
-    best = max(rate for rate in (closed, *calm) if not math.isnan(rate))
-    return {name: rates[name] / best for name in OVERLOADS if best > 0 and not math.isnan(rates.get(name, math.nan))}
+    """The overloads' rates over the best of the closed loop's and those of the calm phases; NaN is none.
+
+    Phases of one shape count as their mean: machines swing, and the best of single ones is a lucky one.
+    """
+    shapes: dict[str, list[float]] = {}
+    for phase in run.phases:
+        if not math.isnan(rates[phase.name]):
+            shapes.setdefault(shape_of(phase.name), []).append(rates[phase.name])
+    means = {name: float(np.mean(found)) for name, found in shapes.items()}
+    calm = {shape_of(phase.name) for phase in run.phases if phase.mean_rate <= run.peak}
+    best = max(rate for rate in (closed, *(means[name] for name in calm & means.keys())) if not math.isnan(rate))
+    return {name: means[name] / best for name in OVERLOADS if best > 0 and name in means}
 
 
 def per_second(run: Run, values: Floats, kinds: tuple[int, ...], q: float) -> tuple[Floats, Floats]:

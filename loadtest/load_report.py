@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from loadtest import load_figures as figures
-from loadtest.arrivals import starts
+from loadtest.arrivals import shape_of, starts
 from loadtest.load import Run
 from loadtest.measurements import writable
 
@@ -62,9 +62,9 @@ def verdicts(run: Run) -> list[dict[str, str]]:
               "aim": "0.95 or more" if name == "2x" else ""} for name in kept]  # fmt: skip
     found += [{"question": f"the same for each core that the generators left, at {name}", "seen": f"{share:.2f}",
                "aim": ""} for name, share in figures.kept_of_rest(run).items()]  # fmt: skip
-    for name in figures.OVERLOADS:
-        if name in rows and not math.isnan(rows[name].reject_p99_ms):
-            seen = f"p50 {rows[name].reject_p50_ms:.0f} ms, p99 {rows[name].reject_p99_ms:.0f} ms"
+    for name, row in rows.items():
+        if shape_of(name) in figures.OVERLOADS and not math.isnan(row.reject_p99_ms):
+            seen = f"p50 {row.reject_p50_ms:.0f} ms, p99 {row.reject_p99_ms:.0f} ms"
             found.append({"question": f"rejections at {name} answered in", "seen": seen, "aim": "under 100 ms"})
     kinds = figures.outcomes(run)
     for kind in (figures.WRONG, figures.BROKEN):

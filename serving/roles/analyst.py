@@ -27,6 +27,7 @@ from serving.roles.sender import Sender
 from serving.streams.observe import count_rules
 from serving.streams.worker import Worker
 
+TRIAL_ACK_S = 0.02  # the next record is tried once this one's outcome is on the log, mostly 2 to 5 ms later
 Answer = tuple[Job, list[Posting]]
 _WHY = {
     DeadReason.POISON: "three attempts each ended or hung the process",
@@ -173,6 +174,8 @@ class Analyst:
             for job, postings in self._analyse(batch):
                 self._send(job, postings)
             self.busy_since_ns = None
+        if batch and batch[0].careful:
+            self._sender.flush(TRIAL_ACK_S)
         self._sender.poll(0.005 if not batch and not outgoing and self._sender.waiting else 0.0)
         return not (self._stopping and not self._outgoing)
 

@@ -34,7 +34,7 @@ from serving.roles.timelines import Timelines, first_and_last
 from serving.roles.transport import at_source_size
 from serving.streams.worker import Worker
 
-COMMIT_NS = NS_PER_S // 2
+COMMIT_NS = NS_PER_S // 5  # what was done since is tried again, one by one, by whoever takes over from a killed one
 IDLE_NS = 5 * NS_PER_S
 
 

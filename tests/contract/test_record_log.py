@@ -429,6 +429,23 @@ def test_members_share_partitions_and_a_leaver_hands_over(bench: Bench, assignor
             first.consumer.commit({place: Committed(7)})
 
 
+@pytest.mark.parametrize("assignor", Assignor)
+def test_a_pause_ends_with_the_ownership(bench: Bench, assignor: Assignor) -> None:
+    """Who gets a partition back reads it, though it had paused it when it was taken away."""
+    topic, name = bench.topic(2), group()
+    places = [TopicPartition(topic, n) for n in range(2)]
+    first = bench.consumer([topic], name, assignor=assignor)
+    until(lambda: len(first.consumer.assignment()) == 2, first)
+    first.consumer.pause(places)
+    second = bench.consumer([topic], name, assignor=assignor)
+    until(lambda: len(second.consumer.assignment()) == len(first.consumer.assignment()) == 1, first, second)
+    (back,) = set(places) - set(first.consumer.assignment())
+    second.consumer.close()
+    until(lambda: len(first.consumer.assignment()) == 2, first)
+    bench.write(topic, [b"new"], partition=back.partition)
+    until(lambda: first.values == [b"new"], first)
+
+
 def test_two_topics_keep_equal_partition_numbers_together(bench: Bench) -> None:
     topics, name = [bench.topic(3), bench.topic(3)], group()
     members = [bench.consumer(topics, name, assignor=Assignor.RANGE) for _ in range(2)]

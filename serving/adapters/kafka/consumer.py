@@ -180,6 +180,10 @@ class KafkaConsumer(KafkaReader):
                 time.sleep(0.1)
 
     def _forget(self, places: Sequence[TopicPartition]) -> None:
+        """librdkafka keeps a pause beyond the ownership: a partition that comes back would never be read."""
+        held = [RdPartition(*place) for place in places if place in self._paused]
+        if held:
+            self._consumer.resume(held)
         for place in places:
             self._next.pop(place, None)
             self._paused.discard(place)

@@ -121,12 +121,21 @@ def test_each_answer_has_one_outcome() -> None:
 
 
 def test_goodput_kept_is_that_of_overload_over_the_best_that_was_seen() -> None:
-    phases = [*(arrivals.flat(name, 1, 10) for name in ("peak", "peak again")), arrivals.flat("2x", 1, 20)]
-    shots = [[n, 0, 0, n + 0.1, n + 0.1, n + 0.2, 200] for n, count in enumerate((3, 4, 2)) for _ in range(count)]
+    """Phases of one shape count as their mean, which swings less than the best of them."""
+    rates = {"peak": 10, "2x": 20, "peak again": 10, "2x again": 20}
+    phases = [arrivals.flat(name, 1, rate) for name, rate in rates.items()]
+    shots = [[n, 0, 0, n + 0.1, n + 0.1, n + 0.2, 200] for n, count in enumerate((3, 1, 5, 2)) for _ in range(count)]
     run = a_run(shots, phases)
-    assert load_figures.kept(run) == {"2x": 0.5}
+    assert load_figures.kept(run) == {"2x": 1.5 / 4}
     run.closed = 20.0  # a breakdown at the peak rate itself does not make overload look well
-    assert load_figures.kept(run) == {"2x": 0.1}
+    assert load_figures.kept(run) == {"2x": 1.5 / 20}
+
+
+def test_the_peak_rate_and_twice_as_much_are_asked_in_turn() -> None:
+    names = [phase.name for phase in arrivals.shapes(10, 4) if arrivals.shape_of(phase.name) in ("peak", "2x")]
+    assert names == ["peak", "2x", "peak again", "2x again"]
+    rates = {phase.name: phase.mean_rate for phase in arrivals.shapes(10, 4)}
+    assert [rates[name] for name in names] == [10, 20, 10, 20]
 
 
 def test_what_the_generators_took_of_the_machine_is_told_apart() -> None:

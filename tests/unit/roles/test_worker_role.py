@@ -19,6 +19,7 @@ from serving.ports_log import TopicPartition
 from serving.records import decode_dead_letter
 from serving.roles.accountant import LogAccountant
 from serving.roles.jobs import WorkerSettings
+from serving.testing.memory_log import MemoryProducer
 
 
 def metric(worker: Any, name: str) -> dict[tuple[str, ...], float]:
@@ -191,6 +192,41 @@ def test_partitions_that_were_taken_over_are_tried_in_turn() -> None:
     system.until(lambda: len(system.ends()) >= 8, second)
     done = Counter(source for source, _ in system.ends())
     assert min(done.values()) >= 4, done
+
+
+def test_a_trial_is_over_with_its_turn_though_the_broker_needs_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the frames of the worker's own sources are analysed twice between two records that are tried."""
+
+    class Broker(MemoryProducer):
+        """Acknowledges nothing at once: only to whoever waits."""
+
+        def poll(self, timeout_s: float = 0.0) -> None:
+            if timeout_s > 0:
+                super().poll(timeout_s)
+
+    system = System()
+    system.claim("a")
+    system.frames("a", [0])
+    first = system.worker()
+    system.until(lambda: bool(system.ends()), first)
+    system.kill(first)
+    system.frames("a", [1, 2])
+    monkeypatch.setattr(system.log, "producer", lambda: Broker(system.log))
+    second = system.worker()
+    (part,) = _until_trying(second)
+    second.analyst.turn()
+    assert second.counters["analysed"] == 1 and part.trying is None
+
+
+def _until_trying(worker: Any) -> list[Any]:
+    """The partitions whose record is to be tried at the next turn."""
+    for _ in range(50):
+        worker.step(0.0)
+        found = [part for part in worker._parts.values() if part.trying is not None]
+        if found:
+            return found
+        worker.analyst.turn()
+    raise AssertionError("nothing was tried")
 
 
 def test_a_worker_without_partition_is_idle_and_ready() -> None:
