@@ -91,5 +91,11 @@ def ledger(
     rows = read_ledger(log, names, source_id, range(first, EVERYTHING.stop if to is None else to), epoch)
     documents = [{**asdict(row), "balanced": row.balanced} for row in rows]
     print_json(documents) if json else print_table("ledger", documents)
+    for row in rows:
+        if row.open and not row.holes:
+            say(
+                f"{row.source_id}: open from frame_seq {row.closed_to} on: a key closes a minute after its frame, or when"
+                f" its source is over; --to {row.closed_to} looks at what is closed"
+            )
     if not rows or not all(row.balanced for row in rows):
         raise typer.Exit(1)

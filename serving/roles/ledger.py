@@ -23,6 +23,7 @@ class LedgerRow:
     """One timeline and pipeline. open: keys with an outcome that may still rise. holes: places without any, and which.
 
     accepted: places looked at. forgotten: older ones, closed, whose outcomes retention has taken off the log.
+    closed_to: the first frame_seq that is not closed yet; of a live source the newest minute is not.
     """
 
     source_id: str
@@ -37,6 +38,7 @@ class LedgerRow:
     reasons: dict[str, int] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     forgotten: int = 0
+    closed_to: int = 0
 
     @property
     def balanced(self) -> bool:
@@ -101,6 +103,7 @@ def _row(
         source_id, epoch, pipeline, accepted, status[Status.RESULT], status[Status.DROPPED],
         status[Status.DEAD_LETTER], sum(not message.closed for message in told.values()),
         accepted - len(told), dict(sorted(reasons.items())), _missing(sorted(told), begin, end), begin - span.start,
+        next((seq for seq in range(begin, end) if seq not in told or not told[seq].closed), end),
     )  # fmt: skip
 
 

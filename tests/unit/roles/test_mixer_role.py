@@ -228,6 +228,21 @@ def test_the_ledger_names_its_holes_and_a_span_of_it(log: MemoryLog) -> None:
     assert (row.accepted, row.forgotten, row.missing) == (6, 4, ["5-8"]), "what retention took was closed"
 
 
+def test_the_ledger_of_a_live_source_says_up_to_where_it_is_closed(log: MemoryLog) -> None:
+    from serving.frames import DropReason, LedgerKey, Outcome
+    from serving.records import OutcomeMessage, encode_outcome
+
+    sender = Sender(log.producer())
+    for seq in range(6):
+        message = OutcomeMessage(LedgerKey("gate", 1, seq, "person"), Outcome.dropped(DropReason.STALE), seq < 4)
+        sender.send(NAMES.topic("outcomes"), encode_outcome(message), 0)
+    sender.flush(5)
+    (row,) = read_ledger(log, NAMES, "gate")
+    assert (row.open, row.closed_to, row.balanced) == (2, 4, False)
+    (row,) = read_ledger(log, NAMES, "gate", range(0, row.closed_to))
+    assert (row.accepted, row.open, row.closed_to, row.balanced) == (4, 0, 4, True)
+
+
 def test_f5_a_picture_that_does_not_decode_is_left_out_and_ends_nobody(
     log: MemoryLog, clock: HandClock, mixer: Callable[[], LogMixer], tmp_path: Path
 ) -> None:
