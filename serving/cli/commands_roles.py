@@ -94,8 +94,8 @@ def ledger(
     for row in rows:
         if row.open and not row.holes:
             say(
-                f"{row.source_id}: open from frame_seq {row.closed_to} on: a key closes a minute after its frame, or when"
-                f" its source is over; --to {row.closed_to} looks at what is closed"
+                f"{row.source_id}: open from frame_seq {row.closed_to} on: a key closes a minute after its frame, or"
+                f" when its source is over; --to {row.closed_to} looks at what is closed"
             )
     if not rows or not all(row.balanced for row in rows):
         raise typer.Exit(1)
