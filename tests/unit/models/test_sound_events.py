@@ -24,8 +24,12 @@ from evaluation.metrics.audio import FAMILY
 from evaluation.metrics.events import score_events
 from models.architectures import sound_events as net_file
 from models.importers import ImportedModel
+from models.importers.manifest import read_manifest
+from models.importers.package import fetch
 from models.samples.sound_scenes import read_wav, wav_bytes
-from models.train.sound_events import training_side
+from models.train.sound_event_scenes import recordings, scenes
+from models.train.sound_events import SPEECH, training_side, write_samples
+from serving.config import load_settings
 from serving.preprocess.audio import windows_of
 from serving.served_model import ServedModel
 from serving.spec import ModelSpec, SoundSpec
@@ -41,7 +45,8 @@ LABELS = SPEC.label_names(Path("models"))
 assert SPEC.sound is not None
 RULE: SoundSpec = SPEC.sound
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
-FLOORS = {20: 0.85, 10: 0.88, 0: 0.8}
+FLOORS = {20: 0.85, 10: 0.8, 0: 0.8}
+SCENES = 48  # of a level: a dozen, as the samples have, gave 0.82 to 0.97 from one processor's training to another's
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +144,25 @@ def test_windows_are_those_of_the_training_side_and_another_rate_is_refused(brou
             {"context": 0}, {"window": 256})] == ["failed"] * 4  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def unheard(brought: ImportedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """More scenes as the samples are: of recordings, parameters and seeds that training never had."""
+    folder = tmp_path_factory.mktemp("unheard")
+    speech = recordings(fetch(read_manifest()[SPEECH], load_settings().settings.cache_dir, print), True)
+    write_samples([s for db in FLOORS for s in scenes(SCENES, 1100 + db, speech, True, (db, db))], folder)
+    return folder
+
+
 @pytest.mark.parametrize("snr_db", FLOORS)
-def test_it_names_sounds_that_it_never_heard(brought: ImportedModel, tmp_path: Path, snr_db: int) -> None:
-    assert scored(served(trained(brought), tmp_path), brought.samples, f"_{snr_db}db") >= FLOORS[snr_db]
+def test_it_names_sounds_that_it_never_heard(
+    brought: ImportedModel, unheard: Path, tmp_path: Path, snr_db: int
+) -> None:
+    assert scored(served(trained(brought), tmp_path), unheard, f"_{snr_db}db") >= FLOORS[snr_db]
+
+
+def test_its_samples_reach_the_stated_score(brought: ImportedModel, tmp_path: Path) -> None:
+    assert SPEC.expect is not None
+    assert scored(served(trained(brought), tmp_path), brought.samples) >= SPEC.expect.at_least
     curves = json.loads((brought.samples.parent / "training.json").read_text("utf-8"))
     assert len(curves["loss"]) == len(curves["f1"]) and curves["loss"][-1] < curves["loss"][0] / 3
 
@@ -231,13 +252,14 @@ def test_other_rates_and_seven_point_one_say_what_the_file_says(
     brought: ImportedModel, tmp_path: Path, rate: int, channels: int
 ) -> None:
     """At 8 kHz, where nothing is left above 4 kHz, it is a worse model: half of siren and speech is asserted."""
-    hear, pairs = served(trained(brought), tmp_path), []
+    hear, pairs, own = served(trained(brought), tmp_path), [], []
     low = {LABELS.index(label) for label in (("siren", "speech") if rate == 8_000 else LABELS)}
     for item in [i for i in FAMILY.read(brought.samples, LABELS) if "_20db" in i.name]:
         samples = soxr.resample(read_wav(item.path), 16_000, rate).astype(np.float32)
         found = events_of(hear(wav_bytes(samples, rate, channels)))
         pairs.append(tuple([event for event in events if event[2] in low] for events in (item.truth, found)))
-    floor = 0.5 if rate == 8_000 else FLOORS[20]
+        own.append((item.truth, events_of(hear(item.path.read_bytes()))))
+    floor = 0.5 if rate == 8_000 else score_events(own).f1 - 0.03  # type: ignore[arg-type]
     assert score_events(pairs).f1 >= floor, score_events(pairs)  # type: ignore[arg-type]
 
 
