@@ -174,8 +174,8 @@ class Analyst:
             for job, postings in self._analyse(batch):
                 self._send(job, postings)
             self.busy_since_ns = None
-        if batch and batch[0].careful:
-            self._sender.flush(TRIAL_ACK_S)
+            if batch[0].careful:
+                self._sender.flush(TRIAL_ACK_S)
         self._sender.poll(0.005 if not batch and not outgoing and self._sender.waiting else 0.0)
         return not (self._stopping and not self._outgoing)
 
