@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from serving.errors import CertificateRefused
+from serving.errors import CertificateRefused, NotFound
 from serving.spec import EngineName, ModelSpec
 from serving.types import InferResponse, TensorSpec
 
@@ -170,16 +170,37 @@ def versions_of(repository: Path, name: str) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name), reverse=True)
 
 
+def newest_certified(repository: Path, name: str, target: str = "cpu") -> ModelBundle:
+    """The newest servable version of a model; no other model's files are read.
+
+    Raises CertificateRefused with the reason where it has none, NotFound for a name that the repository does not hold.
+    """
+    names = _names(repository)
+    if name not in names:
+        spec = f"models/{name}.yaml"
+        hint = f"lockstep convert {spec}" if Path(spec).is_file() else "`lockstep convert` publishes one"
+        raise NotFound(f"{repository}: there is no model {name}; there are: {', '.join(names) or 'none'}", hint=hint)
+    refused = []
+    for version_dir in versions_of(repository, name):
+        try:
+            return ModelBundle.load(version_dir, target)
+        except CertificateRefused as error:
+            refused.append(error)
+    raise refused[0]
+
+
 def catalogue(repository: Path, target: str = "cpu") -> tuple[dict[str, ModelBundle], dict[str, CertificateRefused]]:
     """Every model's newest servable version, and for the others the reason why not."""
     good: dict[str, ModelBundle] = {}
     bad: dict[str, CertificateRefused] = {}
-    for folder in sorted(p for p in repository.iterdir() if p.is_dir()) if repository.is_dir() else ():
-        for version_dir in versions_of(repository, folder.name):
-            try:
-                good[folder.name] = ModelBundle.load(version_dir, target)
-                bad.pop(folder.name, None)
-                break
-            except CertificateRefused as error:
-                bad.setdefault(folder.name, error)
+    for name in _names(repository):
+        try:
+            good[name] = newest_certified(repository, name, target)
+        except CertificateRefused as error:
+            bad[name] = error
     return good, bad
+
+
+def _names(repository: Path) -> list[str]:
+    folders = sorted(p.name for p in repository.iterdir() if p.is_dir()) if repository.is_dir() else []
+    return [name for name in folders if versions_of(repository, name)]

@@ -175,3 +175,8 @@ def forget_foreign_metrics() -> None:
     """Leave the folder for the metrics of another program's processes, inherited from who started us: it may be gone
     or full, and what lies in it is not what we counted. Before prometheus_client is imported."""
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+
+
+def words(text: str) -> list[str]:
+    """Of a comma-separated setting."""
+    return [word.strip() for word in text.split(",") if word.strip()]

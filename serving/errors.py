@@ -41,6 +41,7 @@ LockstepError
 │   ├── RecordTooLarge           more bytes than a record may have
 │   ├── RecordInvalid            a record that is not what its topic promises; names the field
 │   ├── CommitRefused            the partition is another member's now
+│   ├── MemberFenced             another process has joined the group under our name
 │   ├── LogTruncated             the log ends before our position: it was deleted and made anew
 │   ├── TopicUnknown
 │   └── TopicsInvalid            topic settings that would lose or mix records
@@ -325,6 +326,12 @@ class CommitRefused(LogError):
     """The partition is another member's now, so its positions are not ours to write."""
 
     code = "commit_refused"
+
+
+class MemberFenced(LogError):
+    """Another process has joined the group under our member name: one of the two has to have another one."""
+
+    code = "member_fenced"
 
 
 class LogTruncated(LogError):

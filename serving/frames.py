@@ -261,6 +261,9 @@ class Frame:
         return LedgerKey(self.source_id, self.epoch, self.frame_seq, pipeline)
 
 
+MAX_RUN = 100_000  # places of one run: an hour of a source, and no room for a forged one to fill a memory
+
+
 @dataclass(frozen=True, slots=True)
 class DroppedRun:
     """A run of frames dropped at ingest for one reason, first_seq to last_seq inclusive: one record of `frames`."""

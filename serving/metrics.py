@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
@@ -37,6 +37,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.untold = ""  # why there is no page: one without what this process counts would be wrong
         self._guard = threading.Lock()
+        self._labels = {d.name: d.labels for d in definitions}
         self._gauges = {d.name: d for d in definitions if d.kind == "gauge" and not d.labels}
         self._metrics = {d.name: _make(d, self.registry) for d in definitions if d.name not in self._gauges}
 
@@ -54,6 +55,13 @@ class Metrics:
         """Set a gauge."""
         metric = self._metrics[name] if name in self._metrics else self._gauge(name)
         (metric.labels(**labels) if labels else metric).set(value)  # type: ignore[union-attr]
+
+    def keep(self, name: str, label: str, values: Collection[str]) -> None:
+        """Take the series of a gauge away whose `label` is none of these: what they told of is gone."""
+        gauge = self._metrics[name]
+        for sample in [sample for family in gauge.collect() for sample in family.samples]:
+            if sample.labels[label] not in values:
+                gauge.remove(*(sample.labels[one] for one in self._labels[name]))
 
     def prepare(self, name: str, **labels: str) -> None:
         """Make a series at 0, so that it is there before anything happens (and no stranger makes it appear)."""

@@ -66,6 +66,12 @@ def _check_kept(
     topic, wanted_s, needed_s = prefix + name, retention.of(file.topics[name].retention), retention.needed_s
     kept_ms = int(state.settings.get("retention.ms", wanted_s * 1000))
     kept_s = kept_ms // 1000 if kept_ms >= 0 else None
+    limit, rate = int(state.settings.get("retention.bytes", -1)), bytes_per_second(name, file) or 0
+    if 0 <= limit * state.partitions < rate * needed_s:
+        report.warnings.append(
+            f"{topic}: retention.bytes {limit} a partition holds {limit * state.partitions / rate:.0f} s at the load of"
+            f" the file, at least {needed_s} s are needed"
+        )
     if kept_s is not None and kept_s < needed_s:
         report.refused.append(
             f"{topic}: it keeps records for {kept_s} s, at least {needed_s} s are needed: max(60, D + L) to close a key"
@@ -73,7 +79,7 @@ def _check_kept(
         )
         return
     if kept_s is None or (kept_s > FAR_TOO_LONG * needed_s and kept_s > DAY_SECONDS):
-        a_day = (bytes_per_second(name, file) or 0) * DAY_SECONDS / 1e9 * state.replication
+        a_day = rate * DAY_SECONDS / 1e9 * state.replication
         cost = f"{a_day:.0f} GB a day, without end" if kept_s is None else f"{a_day * kept_s / DAY_SECONDS:.0f} GB"
         shown = "for ever" if kept_s is None else f"for {kept_s} s, {kept_s // needed_s} times what is needed"
         report.warnings.append(f"{topic}: it keeps records {shown}; at the load of the file that costs about {cost}")

@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 
 from serving.adapters.triton import TritonServer
-from serving.bundle import ModelBundle
+from serving.bundle import ModelBundle, newest_certified
 from serving.config import Settings
 from serving.errors import EngineFailed, ServingError
 from serving.ports import ServerRequest, ServerTensor
 from serving.triton.canary import make_inputs
-from serving.triton.embedded import EmbeddedTriton, newest_certified
+from serving.triton.embedded import EmbeddedTriton
 from serving.triton.home import cpu_name
 from serving.triton.runtime import CONFIG
 from serving.tuning import Tuning, TuningRow

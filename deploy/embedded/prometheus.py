@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit
 
 from deploy.embedded.child import end, start_bound
 from serving.errors import Unavailable
+from serving.free_ports import free_port
 
 SOURCE = Path(__file__).resolve().parents[1] / "prometheus"
 PROGRAM, PACKAGE = "prometheus", "prometheus"
@@ -82,9 +82,7 @@ class EmbeddedPrometheus:
         if program is None or self.pid is not None:
             return self.pid is not None
         if not self._port:
-            with socket.socket() as held:
-                held.bind(("127.0.0.1", 0))
-                self._port = held.getsockname()[1]
+            self._port = free_port()
         options = [
             f"--config.file={self.settings.data / 'prometheus.yml'}",
             f"--storage.tsdb.path={self.settings.data / 'series'}",

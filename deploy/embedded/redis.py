@@ -19,6 +19,7 @@ from types import TracebackType
 
 from deploy.embedded.child import end, start_bound
 from serving.errors import Unavailable
+from serving.free_ports import free_port
 
 START_SECONDS = 10.0
 STOP_SECONDS = 3.0
@@ -71,9 +72,7 @@ class EmbeddedRedis:
             raise Unavailable("embedded Redis: there is no redis-server", hint="apt-get install redis-server")
         self.settings.data.mkdir(parents=True, exist_ok=True)
         if not self._port:
-            with socket.socket() as held:
-                held.bind(("127.0.0.1", 0))
-                self._port = held.getsockname()[1]
+            self._port = free_port()
         file = self.settings.data / "redis.conf"
         file.touch(mode=0o600)
         file.chmod(0o600)

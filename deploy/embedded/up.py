@@ -13,7 +13,6 @@ import fcntl
 import json
 import os
 import shutil
-import socket
 import sys
 import threading
 import time
@@ -33,6 +32,7 @@ from deploy.embedded.samples import SAMPLES, Sample, make_clips
 from deploy.embedded.service import Service
 from serving.config import Settings, as_environment, child_environment
 from serving.errors import StartFailed, Unavailable
+from serving.free_ports import UDP, free_port, free_ports
 from serving.records import StreamMessage
 from serving.roles.main import open_log
 from serving.roles.registry import open_registry
@@ -223,7 +223,7 @@ class System:
 
     def _register(self) -> None:
         """Before ingest starts, so that it never sees addresses of an earlier run."""
-        self._addresses = {s.source_id: f"udp://{LOOPBACK}:{_free_udp_port()}" for s in SAMPLES}
+        self._addresses = {s.source_id: f"udp://{LOOPBACK}:{free_port(UDP)}" for s in SAMPLES}
         with open_registry(*open_log(self.settings, "up")) as registry:
             for sample in SAMPLES:
                 shutil.rmtree(self.settings.mixed_dir / sample.source_id, ignore_errors=True)  # of an earlier run
@@ -239,7 +239,7 @@ class System:
         }
         commands["mixer"] = ["mixer", "--output", str(self.settings.mixed_dir), "--member", "mixer-1"]
         commands["ingest"] = ["ingest", "--member", "ingest-1"]
-        ports = _free_ports(len(commands))
+        ports = free_ports(len(commands))
         gateway = [sys.executable, "-m", "serving.gateway.main", *self.models]
         environment = child_environment(**as_environment(self.settings.model_copy(update={"triton_url": triton_url})))
         yield self._service("gateway", gateway, environment, f"{self.gateway}/readyz", f"{self.gateway}/docs")
@@ -296,7 +296,7 @@ def _own(settings: Settings) -> Settings:
             "cache_dir": settings.cache_dir.resolve(),
             "triton_home": settings.triton_home.resolve(),
             "host": LOOPBACK,
-            "port": settings.port or _free_ports(1)[0],
+            "port": settings.port or free_port(),
             "workers": max(1, min(settings.workers, (os.cpu_count() or 1) // 2)),
             "drain_s": 0.0,
             "sources_allowed_hosts": hosts,
@@ -316,18 +316,3 @@ def _answers(url: str) -> bool:
         return httpx.get(url, timeout=2).status_code == 200
     except httpx.HTTPError:
         return False
-
-
-def _free_ports(count: int) -> list[int]:
-    """Held open together, so that they differ."""
-    with ExitStack() as stack:
-        held = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for place in held:
-            place.bind((LOOPBACK, 0))
-        return [place.getsockname()[1] for place in held]
-
-
-def _free_udp_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as place:
-        place.bind((LOOPBACK, 0))
-        return int(place.getsockname()[1])

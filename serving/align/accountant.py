@@ -124,8 +124,8 @@ class Accountant:
             return []
         return self._merge(ledger, posting)
 
-    def tick(self, now_ns: int) -> list[OutcomeRecord]:
-        """Close what is due; give up postings whose frame never came."""
+    def tick(self, now_ns: int, all_read: bool = True) -> list[OutcomeRecord]:
+        """Close what is due; give up postings whose frame never came. all_read: False while frames are to be read."""
         out: list[OutcomeRecord] = []
         for source_id, ledgers in self._sources.items():
             rule = self._rules.get(source_id, self._rule)
@@ -133,7 +133,7 @@ class Accountant:
                 for epoch, ledger in ledgers.items():
                     out += _close(source_id, epoch, ledger, now_ns - rule.timeout_ns)
                 self._archive_old(source_id, ledgers)
-        while self._early and now_ns - next(iter(self._early.values()))[0][0] > self._rule.timeout_ns:
+        while all_read and self._early and now_ns - next(iter(self._early.values()))[0][0] > self._rule.timeout_ns:
             self._forge_oldest()
         return out
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from serving.frames import DroppedRun, DropReason, Frame, FrameRecord
+from serving.frames import MAX_RUN, DroppedRun, DropReason, Frame, FrameRecord
 
 
 def fold(records: list[FrameRecord]) -> list[FrameRecord]:
@@ -84,8 +84,10 @@ class Outbox:
 
 def _follows(first: DroppedRun, second: DroppedRun) -> bool:
     same = (first.source_id, first.epoch, first.reason, first.pipelines)
-    return same == (second.source_id, second.epoch, second.reason, second.pipelines) and (
-        second.first_seq == first.last_seq + 1
+    return (
+        same == (second.source_id, second.epoch, second.reason, second.pipelines)
+        and second.first_seq == first.last_seq + 1
+        and second.last_seq - first.first_seq < MAX_RUN
     )
 
 

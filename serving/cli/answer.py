@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
 
 from serving.backend import Served, open_served
-from serving.bundle import catalogue
+from serving.bundle import newest_certified
 from serving.config import Settings
-from serving.errors import LockstepError, NotFound, ServingError, Unavailable
+from serving.errors import LockstepError, ServingError, Unavailable
 from serving.types import InferRequest
 
 
@@ -23,13 +22,7 @@ class RemoteError(LockstepError):
 
 def open_model(settings: Settings, name: str) -> Served:
     """The newest certified version of a model, loaded in this process."""
-    good, bad = catalogue(settings.repository)
-    if name not in good:
-        if name in bad:
-            raise bad[name]
-        hint = f"convert it: lockstep convert models/{name}.yaml" if Path(f"models/{name}.yaml").is_file() else ""
-        raise NotFound(f"no model {name!r} in {settings.repository}; there are: {', '.join(good) or 'none'}", hint=hint)
-    return open_served(good[name].version_dir, settings)
+    return open_served(newest_certified(settings.repository, name).version_dir, settings)
 
 
 def answer_in_process(settings: Settings, name: str, data: bytes, parameters: Mapping[str, str]) -> dict[str, Any]:

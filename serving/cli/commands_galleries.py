@@ -101,9 +101,9 @@ def search(
 ) -> None:  # fmt: skip
     """Who everybody in a picture is."""
     from serving.backend import open_served
+    from serving.bundle import newest_certified
     from serving.gallery import Galleries
     from serving.gallery.asking import answers, found_in, rule_of
-    from serving.triton.embedded import newest_certified
 
     settings = settings_from(config, repository=repository, galleries=galleries)
     reader = Galleries(settings.galleries).get(name)

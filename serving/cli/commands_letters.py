@@ -12,7 +12,7 @@ from serving.cli.output import print_json, print_table, say, settings_from
 Kafka = Annotated[str | None, typer.Option("--kafka", help="host:port of the brokers")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
 Config = Annotated[Path | None, typer.Option("--config", help="settings file (YAML)")]
-Reason = Annotated[str, typer.Option(help="poison, schema, retry_exhausted or too_large only")]
+Reason = Annotated[str, typer.Option(help="poison, schema or retry_exhausted only")]
 letters_app = typer.Typer(
     help="records that were given up: list, show, replay", add_completion=False, no_args_is_help=True
 )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -34,6 +35,7 @@ def worker(
     track: Annotated[str, typer.Option(help="tracker of sources that nobody registered, such as bytetrack")] = "",
     reid: Annotated[str, typer.Option(help="a published embedding model, for sources tracked by deepsort")] = "",
     triton: Annotated[str, typer.Option(help="grpc://host:port[,...], or embedded: infer through Triton")] = "",
+    triton_target: Annotated[Literal["cpu", "gpu"], typer.Option(help="whose certificates count in Triton")] = "cpu",
     max_batch: Annotated[int, typer.Option(min=0, max=1024, help="frames to a model at once; 0: its own most")] = 0,
     member: Member = "", metrics_port: MetricsPort = None, repository: Repository = None, kafka: Kafka = None,
     config: Config = None,
@@ -44,7 +46,7 @@ def worker(
 
     settings = checked(settings_from(config, repository=repository, kafka=kafka, role_metrics_port=metrics_port))
     options = WorkerOptions(tuple(model), track, member, max_batch, reid)
-    with stream_models(settings, [*model, *([reid] if reid else [])], triton) as open_model:
+    with stream_models(settings, [*model, *([reid] if reid else [])], triton, triton_target) as open_model:
         role = run_worker(settings, options, open_model)
     say(f"worker ended: {dict(role.counters)}")
 
@@ -81,21 +83,25 @@ def ledger(
     epoch: Annotated[int, typer.Option(min=0, help="this epoch only; 0: all of them")] = 0,
     kafka: Kafka = None, config: Config = None, json: Json = False,
 ) -> None:  # fmt: skip
-    """The balance of a source: accepted = results + dropped + dead; exit 1 where a key is open or missing."""
-    from serving.roles.ledger import EVERYTHING, read_ledger
+    """The balance of a source: accepted = results + dropped + dead; exit 1 where a key is open or missing.
+
+    Of a live source that goes on, the newest minute is in flight and stands in a column of its own."""
+    from serving.roles.ledger import EVERYTHING, Due, read_ledger
     from serving.roles.main import open_log
 
     if not source_id and not every:
         raise typer.BadParameter("name a source, or give --all")
-    log, names = open_log(settings_from(config, kafka=kafka), "ledger")
-    rows = read_ledger(log, names, source_id, range(first, EVERYTHING.stop if to is None else to), epoch)
+    settings = settings_from(config, kafka=kafka)
+    log, names = open_log(settings, "ledger")
+    due = Due(int(time.time() * 1000), max(60_000, settings.delay_max_ms + settings.lateness_ms))
+    rows = read_ledger(log, names, source_id, range(first, EVERYTHING.stop if to is None else to), epoch, due)
     documents = [{**asdict(row), "balanced": row.balanced} for row in rows]
     print_json(documents) if json else print_table("ledger", documents)
     for row in rows:
         if row.open and not row.holes:
             say(
                 f"{row.source_id}: open from frame_seq {row.closed_to} on: a key closes a minute after its frame, or"
-                f" when its source is over; --to {row.closed_to} looks at what is closed"
+                f" when its source is over; if it stays, no accountant runs. --to {row.closed_to}: what is closed"
             )
     if not rows or not all(row.balanced for row in rows):
         raise typer.Exit(1)

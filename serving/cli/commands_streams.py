@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -43,6 +43,7 @@ def run(
     threads: Annotated[int, typer.Option(min=1, help="decoder threads a source")] = 1,
     transport: Annotated[str, typer.Option(help="jpeg: pictures as the log carries them")] = "",
     triton: Annotated[str, typer.Option(help="grpc://host:port[,...], or embedded: infer through Triton")] = "",
+    triton_target: Annotated[Literal["cpu", "gpu"], typer.Option(help="whose certificates count in Triton")] = "cpu",
     metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="serve /metrics on loopback")] = None,
     reid: Annotated[str, typer.Option(help="a published embedding model: what boxes look like, for deepsort")] = "",
     events: Annotated[Path | None, typer.Option(help="track events as JSON Lines: appear, leave, zones, lines")] = None,
@@ -63,7 +64,8 @@ def run(
         reid=reid, events=events, event_rules=event_rules, presence=presence, workers=workers,
         target=tuple(target or ()),
     )  # fmt: skip
-    with stream_models(settings, [*options.models, *([reid] if reid else [])], triton) as open_model:
+    names = [*options.models, *([reid] if reid else [])]
+    with stream_models(settings, names, triton, triton_target) as open_model:
         summary = run_streams(options, open_model, progress())
     print_json(summary.to_document()) if json else print(summary.text())
     if not summary.ok:

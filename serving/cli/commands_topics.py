@@ -19,7 +19,9 @@ Kafka = Annotated[str | None, typer.Option("--kafka", help="host:port of the bro
 Profile = Annotated[str | None, typer.Option("--profile", help="single or replicated")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
 Config = Annotated[Path | None, typer.Option("--config", help="settings file (YAML)")]
-topics_app = typer.Typer(help="the log's topics as code: diff, apply", add_completion=False, no_args_is_help=True)
+topics_app = typer.Typer(
+    help="the log's topics as code: diff, apply, streams", add_completion=False, no_args_is_help=True
+)
 
 
 def register(app: typer.Typer) -> None:

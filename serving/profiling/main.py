@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from serving.backend_metrics import TOLD_EVERY_S
-from serving.bundle import ModelBundle
+from serving.bundle import ModelBundle, newest_certified
 from serving.config import Settings
 from serving.launcher import gateway_process
 from serving.profiling.ask import Asked, Sample, ask, sample_for
 from serving.profiling.cause import binding_cause
 from serving.profiling.facts import Facts, Level
 from serving.profiling.pages import Between, Pages
-from serving.triton.embedded import EmbeddedTriton, newest_certified
+from serving.triton.embedded import EmbeddedTriton
 from serving.tuning import read_tuning
 
 READY_S = 60.0

@@ -10,21 +10,22 @@ import hashlib
 from dataclasses import dataclass
 
 from serving.errors import LockstepError
-from serving.frames import DeadReason, DropReason
+from serving.frames import DeadReason
 from serving.ports_log import MAX_RECORD_BYTES, Headers, LogRecord
 from serving.records.fields import Encoded, Fields, wrong
 
 TOPIC = "dead_letter"
 KEPT_BYTES = 64 << 10
 PREFIX = "original."
-REASONS = (*(reason.value for reason in DeadReason), DropReason.TOO_LARGE.value)
+REASONS = tuple(reason.value for reason in DeadReason)
 _OWN = ("topic", "partition", "offset", "reason", "error_code", "error", "size", "sha256", "no_value", "no_key")
-_ROOM = 64 << 10  # for headers and framing, besides the value
+_ROOM = 64 << 10  # for headers, key and framing, besides the value
+MAX_KEY_BYTES = 16 << 10  # ours have 255 at most; a longer one is cut
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """record: as it was; its value may be cut (`whole` False). reason: poison, schema, retry_exhausted or too_large."""
+    """record: as it was; its value may be cut (`whole` False). reason: poison, schema or retry_exhausted."""
 
     record: LogRecord
     reason: str
@@ -64,8 +65,8 @@ def encode_dead_letter(letter: DeadLetter) -> Encoded:
         **({"no_value": "true"} if record.value is None else {}),
         **({"no_key": "true"} if record.key is None else {}),
     }
-    headers = tuple((name, text.encode()[:1024]) for name, text in own.items())
-    return Encoded(record.key or b"", kept, (*headers, *_originals(record.headers)))
+    headers = tuple((name, text.encode("utf-8", "backslashreplace")[:1024]) for name, text in own.items())
+    return Encoded((record.key or b"")[:MAX_KEY_BYTES], kept, (*headers, *_originals(record.headers)))
 
 
 def _originals(headers: Headers) -> Headers:

@@ -99,6 +99,8 @@ class Fields:
             wrong(topic, "value", f"a JSON object of at most {MAX_JSON_BYTES} bytes", value and len(value))
         try:
             found = json.loads(value.decode("utf-8"), parse_constant=lambda word: wrong(topic, "value", "JSON", word))
+            if b"\\ud" in value.lower():  # half a surrogate pair is no text: nobody could write it on
+                json.dumps(found, ensure_ascii=False).encode("utf-8")
         except (ValueError, RecursionError) as error:
             raise RecordInvalid(f"{topic}.value: expected JSON in UTF-8: {str(error)[:80]}", field="value") from error
         if not isinstance(found, dict):

@@ -10,13 +10,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from serving.frames import CaptureQuality, DroppedRun, DropReason, Frame, FrameRecord, Picture, PtsSource, is_sound
+from serving.frames import (
+    MAX_RUN,
+    CaptureQuality,
+    DroppedRun,
+    DropReason,
+    Frame,
+    FrameRecord,
+    Picture,
+    PtsSource,
+    is_sound,
+)
 from serving.ports_log import MAX_RECORD_BYTES, Headers
 from serving.records import cloud_events
 from serving.records.fields import INT64, MAX_EPOCH, Encoded, Fields, fraction_text, name_of, text_of, wrong
 
 TOPIC = "frames"
-MAX_RUN = 100_000  # places in one record: an hour of a source, and no room for a forged one to fill a memory
+MAX_PIXELS = 1 << 26  # of a source: 8192 x 8192
 OWN_HEADERS = (
     "epoch", "frame_seq", "last_seq", "pts", "time_base", "pts_ns", "raw_pts", "dts", "pts_source", "capture_ns",
     "capture_quality", "pipelines", "analyse", "drop_reason", "width", "height", "scale",
@@ -41,6 +51,8 @@ class FrameMessage:
     def __post_init__(self) -> None:
         if not 0 < self.scale <= 1 or self.width < 0 or self.height < 0:
             raise ValueError(f"FrameMessage: expected scale in (0, 1] and sides >= 0, got {self}")
+        if self.width * self.height > MAX_PIXELS or (self.scale < 1 and not self.width * self.height):
+            raise ValueError(f"FrameMessage: expected <= {MAX_PIXELS} pixels, sides where scale is < 1, got {self}")
 
 
 def encode_frame(message: FrameMessage, payload: bytes | None = None) -> Encoded:
@@ -105,16 +117,20 @@ def decode_frame(key: bytes | None, value: bytes | None, headers: Headers, arriv
     dropped = fields.has("drop_reason")
     record = _run(source_id, fields, value) if dropped else _frame(source_id, fields, value, arrival_mono_ns)
     _check_sound(fields, value)
+    return FrameMessage(record, *_size(fields), fields.traceparent())
+
+
+def _size(fields: Fields) -> tuple[int, int, Fraction]:
+    """Pictures are enlarged to what these say, so a forged record must not ask for a memory full."""
+    width, height = (fields.integer(side, 1, 1 << 16, 0) for side in ("width", "height"))
     scale = fields.fraction("scale", Fraction(1))
     if scale > 1:
         fields.wrong("scale", "at most 1/1")
-    return FrameMessage(
-        record,
-        fields.integer("width", 1, 1 << 16, 0),
-        fields.integer("height", 1, 1 << 16, 0),
-        scale,
-        fields.traceparent(),
-    )
+    if scale < 1 and not (width and height):
+        fields.wrong("scale", "width and height of the source beside it")
+    if width * height > MAX_PIXELS:
+        fields.wrong("width", f"at most {MAX_PIXELS} pixels with height {height}")
+    return width, height, scale
 
 
 def _check_sound(fields: Fields, value: bytes | None) -> None:

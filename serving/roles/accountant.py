@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from serving.align import EMPTY_BALANCE, Accountant, Balance, CloseRule, OutcomeRecord
@@ -36,6 +37,10 @@ from serving.roles.timelines import Timelines, check_ahead, first_and_last
 from serving.streams.observe import StreamMetrics
 
 COMMIT_NS = NS_PER_S
+RESTORE_S = 60.0  # without any record
+# Frames whose results came before them. Where so many wait and there are frames to be read, `results` waits on the log;
+# where there are none, the oldest of more than MAX_EARLY never were frames.
+PAUSE_EARLY, MAX_EARLY = 2048, 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,8 @@ class LogAccountant:
         self._sender = Sender(log.producer())
         self._timelines = Timelines(log, names)
         self._accounts: dict[int, _Account] = {}
+        self._unread: deque[LogRecord] = deque()
+        self._paused: set[TopicPartition] = set()
         self.dead_letters = 0
         self._committed_ns = self._ticked_ns = clock.monotonic_ns()
         options = GroupOptions(names.group("accountant"), Assignor.RANGE, member=member)
@@ -95,19 +102,20 @@ class LogAccountant:
         self._timelines.poll()
         polled = self._consumer.poll(timeout_s)
         self.monitor.polled(polled)
-        for record in polled.records:
-            account = self._accounts[record.partition]
-            try:
-                self._take(record, account)
-            except RecordInvalid as error:
-                self._dead_letter(record, error)
-            account.next[record.topic] = record.offset + 1
+        self._unread.extend(polled.records)
+        try:
+            self._take_unread()
+        except LogUnavailable as error:  # nobody could tell whose a frame is: it is asked again
+            self.monitor.complain("log", str(error))
+        self._hold_results_back()
         now_ns = self._clock.monotonic_ns()
         if now_ns - self._ticked_ns >= NS_PER_S // 4:
             self._ticked_ns = now_ns
             for number, account in self._accounts.items():
-                self._write(number, account.accountant.tick(now_ns))
-                self._give_up_early(account, now_ns)
+                held_back = TopicPartition(self._results, number) in self._paused  # there are frames to be read first
+                self._write(number, account.accountant.tick(now_ns, not held_back))
+                if not held_back:
+                    self._give_up_early(account, now_ns)
                 self._finish_ended(number, account)
         self._sender.poll()
         if now_ns - self._committed_ns >= COMMIT_NS:
@@ -115,6 +123,30 @@ class LogAccountant:
             self._commit(list(self._accounts))
         if self.monitor.turned():
             self._report()
+
+    def _take_unread(self) -> None:
+        while self._unread:
+            record = self._unread[0]
+            account = self._accounts[record.partition]
+            try:
+                self._take(record, account)
+            except RecordInvalid as error:
+                self._dead_letter(record, error)
+            account.next[record.topic] = record.offset + 1
+            self._unread.popleft()
+
+    def _hold_results_back(self) -> None:
+        """Results may be on the log long before this role has read their frames: it begins where a file began."""
+        crowded = {n for n, account in self._accounts.items() if len(account.early) >= PAUSE_EARLY}
+        behind = self._consumer.lag() if crowded else {}
+        wanted = {
+            TopicPartition(self._results, n) for n in crowded if behind.get(TopicPartition(self._frames, n), 0) > 0
+        }
+        if wanted - self._paused:
+            self._consumer.pause(sorted(wanted - self._paused))
+        if self._paused - wanted:
+            self._consumer.resume(sorted(self._paused - wanted))
+        self._paused = wanted
 
     def close(self) -> None:
         """Commit and leave."""
@@ -149,15 +181,20 @@ class LogAccountant:
         """Write what is decided, commit, forget."""
         numbers = [n for n in {place.partition for place in places} if n in self._accounts]
         self._commit(numbers)
-        for number in numbers:
-            del self._accounts[number]
+        self._forget(places)
         self._told("revoked", places)
 
     def lost(self, places: Sequence[TopicPartition]) -> None:
         """Another has them; it reads the same log."""
-        for number in {place.partition for place in places}:
-            self._accounts.pop(number, None)
+        self._forget(places)
         self._told("lost", places)
+
+    def _forget(self, places: Sequence[TopicPartition]) -> None:
+        gone = {place.partition for place in places}
+        for number in gone:
+            self._accounts.pop(number, None)
+        self._unread = deque(record for record in self._unread if record.partition not in gone)
+        self._paused = {place for place in self._paused if place.partition not in gone}
 
     def _told(self, change: str, places: Iterable[TopicPartition]) -> None:
         numbers = {place.partition for place in places}
@@ -212,9 +249,10 @@ class LogAccountant:
             )
 
     def _give_up_early(self, account: _Account, now_ns: int) -> None:
-        """Results whose frame never came: the accountant forgets them at the same age."""
-        for key, early in list(account.early.items()):
-            if now_ns - early.since_ns > self._rule.timeout_ns:
+        """Results whose frame never came: the accountant forgets them at the same age, and beyond the same number."""
+        over = len(account.early) - MAX_EARLY
+        for n, (key, early) in enumerate(list(account.early.items())):
+            if n < over or now_ns - early.since_ns > self._rule.timeout_ns:
                 del account.early[key]
                 error = RecordInvalid(f"results.frame_seq: {key} was never a frame", field="frame_seq")
                 self._dead_letter(early.record, error)
@@ -254,13 +292,17 @@ class LogAccountant:
         try:
             start, end = reader.bounds(place)
             reader.seek(place, start)
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + RESTORE_S
             while reader.position(place) < end:
-                if time.monotonic() > deadline:
-                    raise LogUnavailable(f"{place.topic}/{number}: could not be read back within 60 s")
-                for record in reader.poll(0.2, 5000).records:
-                    message = decode_outcome(record.key, record.value, record.headers)
-                    accountant.restore(OutcomeRecord(message.key, message.outcome, message.closed))
+                found = reader.poll(0.2, 5000).records
+                if found:
+                    deadline = time.monotonic() + RESTORE_S
+                elif time.monotonic() > deadline:
+                    raise LogUnavailable(f"{place.topic}/{number}: nothing could be read back for {RESTORE_S:.0f} s")
+                for record in found:
+                    with suppress(RecordInvalid):  # a stranger's: `outcomes` is the accountant's alone
+                        message = decode_outcome(record.key, record.value, record.headers)
+                        accountant.restore(OutcomeRecord(message.key, message.outcome, message.closed))
         finally:
             reader.close()
 

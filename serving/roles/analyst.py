@@ -16,6 +16,7 @@ from serving.align import FairQueue, SheddingRules
 from serving.clock import NS_PER_S, Clock
 from serving.errors import EngineFailed, ParameterInvalid
 from serving.frames import DeadReason, DropReason, Frame, Outcome, Posting
+from serving.metrics import OTHER
 from serving.ports_log import TopicPartition
 from serving.records import DeadLetter, encode_dead_letter, encode_result
 from serving.roles.absence import Absence, only
@@ -115,6 +116,10 @@ class Analyst:
             if self._rules.pop(source_id, None) is not None:
                 self._queue.remove(source_id)
 
+    def over(self, source_id: str) -> None:
+        """No more results of it are to be expected."""
+        self._newest.pop(source_id, None)
+
     def forget(self, source_id: str) -> None:
         """The source's sessions begin anew, before its next frame is analysed."""
         self.errand(lambda: self._worker.forget(source_id))
@@ -134,13 +139,16 @@ class Analyst:
         for source_id, rules in self._rules.items():
             metrics.set("lockstep_worker_queue_frames", waiting[source_id], source=source_id)
             metrics.set("lockstep_worker_queue_fill", waiting[source_id] / rules.capacity, source=source_id)
+        metrics.keep("lockstep_worker_result_age_seconds", "source", {*self._newest, OTHER})
         for source_id, at_ns in dict(self._newest).items():
             metrics.set("lockstep_worker_result_age_seconds", (now_ns - at_ns) / NS_PER_S, source=source_id)
         away = self._absence.names()
         for name in self._worker.pipelines:
             metrics.set("lockstep_worker_model_up", name not in away, pipeline=name)
             if name in away:
-                self._monitor.wrong(f"model {name}", "it does not answer")
+                why = self._worker.failures.get(name, "it does not answer")
+                self._monitor.wrong(f"model {name}", why)
+                self._monitor.complain(f"model {name}", why)
             else:
                 self._monitor.right(f"model {name}")
 
@@ -284,7 +292,10 @@ class Analyst:
 
     def _bury(self, job: Job, reason: DeadReason) -> None:
         """The record as it was read, so that it can be looked at and replayed; on the log before its outcome."""
-        error = EngineFailed(f"{', '.join(job.frame.pipelines)}: {_WHY[reason]}; attempt {job.attempt}")
+        why, failures = _WHY[reason], self._worker.failures
+        if reason is DeadReason.RETRY_EXHAUSTED:
+            why = "; ".join([why, *(f"{name}: {failures[name]}" for name in job.frame.pipelines if name in failures)])
+        error = EngineFailed(f"{', '.join(job.frame.pipelines)}: {why}; attempt {job.attempt}")
         letter = DeadLetter.of(job.record, reason.value, error)
         self._sender.send(self._dead_topic, encode_dead_letter(letter), None)
         self._monitor.metrics.inc("lockstep_role_dead_letters_total", reason=reason.value)
@@ -299,7 +310,8 @@ class Analyst:
             if outcome.result is not None:
                 seconds = (now_ns - frame.arrival_mono_ns) / NS_PER_S
                 self._monitor.metrics.observe("lockstep_worker_result_seconds", seconds, source=frame.source_id)
-                self._newest[frame.source_id] = now_ns
+                if frame.source_id in self._rules:  # else its partition is another's by now
+                    self._newest[frame.source_id] = now_ns
             self._told(job)
 
         return acknowledged

@@ -18,6 +18,7 @@ from serving.media import VideoSource
 from serving.ports_log import RecordLog
 from serving.records import FrameMessage, StreamMessage, encode_frame
 from serving.records.cloud_events import new_traceparent
+from serving.records.frames import MAX_PIXELS
 from serving.roles.names import Names
 from serving.roles.sender import Sender
 from serving.roles.timelines import LogClaims, Timelines
@@ -141,6 +142,8 @@ class LogIngest:
             return FrameMessage(record), None
         if info.sample_rate:
             return self._piece(record)
+        if info.width * info.height > MAX_PIXELS:
+            return FrameMessage(_too_large(record)), None
         if record.picture is None or not (record.analyse or self.stream.mixed):
             return FrameMessage(record, info.width, info.height, traceparent=new_traceparent()), None
         codec, scale = self._settings.codec, Fraction(1)

@@ -134,6 +134,7 @@ class Fleet:
         self._spawn, self._rules, self._clock = spawn, rules, clock
         self._sources: dict[str, _Source] = {}
         self._leaving: dict[str, list[_Leaving]] = {}
+        self._held: frozenset[str] = frozenset()
         self._beaten_ns = 0
         self._ends: Counter[str] = Counter()
 
@@ -159,6 +160,10 @@ class Fleet:
         known = self._sources.pop(source_id, None)
         if known is not None:
             self._part_from(known, over)
+
+    def hold(self, source_ids: frozenset[str]) -> None:
+        """No child is started for these, and what still runs of them goes on: it is not known whose they are."""
+        self._held = source_ids
 
     @property
     def wanted(self) -> frozenset[str]:
@@ -264,7 +269,7 @@ class Fleet:
         waiting = (SourceState.BACKOFF, SourceState.CROWDED)
         for source_id, source in self._sources.items():
             due = source.child is None and source.state in waiting and now_ns >= source.due_ns
-            if not due or source_id in self._leaving:
+            if not due or source_id in self._leaving or source_id in self._held:
                 continue
             if running >= self._rules.most:
                 source.state = SourceState.CROWDED

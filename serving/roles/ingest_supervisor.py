@@ -67,6 +67,7 @@ class IngestSupervisor:
         for place, part in list(self._parts.items()):
             self._act(place, part)
         self._let_lost_go()
+        self.fleet.hold(frozenset(source_id for place in self._lost for source_id in self._sources_of(place)))
         self.fleet.tick()
 
     def close(self, grace_s: float = 2.5) -> None:
@@ -152,10 +153,11 @@ class IngestSupervisor:
                 self.fleet.drop(source_id, over=stream is None)
         for source_id, stream in part.sources.items():
             if stream.supervised and (not part.acted or source_id in part.news):
-                again = source_id in part.news
-                over = not again and self._timelines.ended(source_id) is not None
+                named = source_id in part.news
+                over = not named and self._timelines.ended(source_id) is not None
                 self._owner[source_id] = place
-                self.fleet.want(stream, over, again)
+                # Fenced while the partition was another's, or nobody's: it is ours again, and so is the source.
+                self.fleet.want(stream, over, again=named or not over)
         part.acted = True
         part.news.clear()
 

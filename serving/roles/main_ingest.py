@@ -13,6 +13,7 @@ from typing import Any
 from serving.adapters.video import ReaderOptions
 from serving.clock import SystemClock
 from serving.config import Settings, as_environment, child_environment
+from serving.metrics import OTHER
 from serving.ports_index import ResultIndex
 from serving.records import StreamMessage, encode_stream
 from serving.roles.index_open import open_index
@@ -111,6 +112,10 @@ def report(monitor: RoleMonitor, fleet: Fleet, counted: StreamMetrics, index: Re
             monitor.metrics.set("lockstep_ingest_picture_age_seconds", age_s, source=view.source_id)
         running = view.state is SourceState.RUNNING
         publish_state(index, "ingest", view.source_id, ingest_state(status if running else {}, view.error))
+    gone = (SourceState.ENDED, SourceState.FENCED)
+    here = {view.source_id for view in views if view.state not in gone}
+    for name in ("lockstep_ingest_source_up", "lockstep_ingest_source_frames", "lockstep_ingest_picture_age_seconds"):
+        monitor.metrics.keep(name, "source", {*here, OTHER})
     ends = fleet.take_ends()
     for how in (*(end.value for end in End), "stalled"):
         monitor.metrics.inc("lockstep_ingest_child_ends_total", ends.get(how, 0), how=how)

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from serving.clock import SystemClock
-from serving.config import Settings
+from serving.config import Settings, words
 from serving.errors import EngineFailed, ParameterInvalid
 from serving.preprocess.jpeg import JpegCodec
 from serving.records import StreamMessage
@@ -21,12 +21,11 @@ from serving.roles.monitor import RoleMonitor
 from serving.roles.page import open_page
 from serving.roles.regions import SourceRegions
 from serving.roles.registered import Registered
-from serving.roles.sources import words
 from serving.roles.transport import LogTransport
 from serving.roles.worker import LogWorker
-from serving.streams.main import OpenModel, open_looks, pipeline_of
-from serving.streams.worker import Pipeline, Worker
-from serving.trackers import TRACKERS, check_looks, check_track
+from serving.streams.models import OpenModel, open_pipelines
+from serving.streams.worker import Worker
+from serving.trackers import TRACKERS, check_track
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,34 +53,21 @@ def run_worker(settings: Settings, options: WorkerOptions, open_model: OpenModel
     clock, codec = SystemClock(), JpegCodec()
     monitor = RoleMonitor("worker", clock, names.prefix)
     with ExitStack() as stack:
-        pipelines, most = _pipelines(options, open_model, stack)
+        pipelines, most = open_pipelines(options.models, open_model, stack, options.track, options.reid)
         blind = frozenset(pipeline.name for pipeline in pipelines if pipeline.blind)
         regions = SourceRegions(TRACKERS, partial(_may_read, settings), blind)
         index = open_index(settings)
         if index is not None:
             stack.callback(index.close)
         worker = Worker(pipelines, regions, LogTransport(codec), lambda frame: role.first_id(frame))
+        wanted = WorkerSettings(member=options.member, max_batch=min(options.max_batch or most, most))
         role = LogWorker(
-            log, names, worker, WorkerSettings(member=options.member, max_batch=most), clock, _hang,
-            monitor, Registered(log, names), regions, index, codec,
+            log, names, worker, wanted, clock, _hang, monitor, Registered(log, names), regions, index, codec,
         )  # fmt: skip
         stack.enter_context(open_page(monitor, settings, log, names))
         stack.enter_context(stop_on_signals(role.stop))
         role.run()
         return role
-
-
-def _pipelines(options: WorkerOptions, open_model: OpenModel, stack: ExitStack) -> tuple[list[Pipeline], int]:
-    """The models as pipelines, and the largest batch that all of them take."""
-    pipelines, most = [], []
-    looks = open_looks(options.reid, open_model, stack) if options.reid else None
-    for name in options.models:
-        opened = open_model(name)
-        stack.callback(opened.close)
-        most.append(opened.bundle.spec.batch.max)
-        pipelines.append(pipeline_of(name, opened, TRACKERS.get(options.track), looks, {}))
-    check_looks("--track", options.track, (pipeline.name for pipeline in pipelines if pipeline.blind))
-    return pipelines, min(options.max_batch or max(most), *most)
 
 
 def _may_read(settings: Settings, stream: StreamMessage, path: Path) -> bool:

@@ -5,35 +5,32 @@ A frame is released from its position once it is shown; a mixer that takes over 
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import cv2
-import numpy as np
-
 from serving.clock import NS_PER_S, Clock
 from serving.errors import CommitRefused, LogUnavailable, RecordInvalid
-from serving.frames import AlignedFrame, DroppedRun, Frame, FrameRecord, Picture, PictureCodec, Posting, SourceKind
+from serving.frames import AlignedFrame, DroppedRun, Frame, FrameRecord, Picture, PictureCodec, SourceKind
 from serving.media import OutputSummary
 from serving.ports_index import ResultIndex
 from serving.ports_log import Assignor, Committed, GroupOptions, LogRecord, RecordLog, TopicPartition
 from serving.records import FrameMessage, TimelineMessage, decode_frame, decode_result
+from serving.roles.ahead import Ahead
 from serving.roles.monitor import RoleMonitor
 from serving.roles.names import Names
 from serving.roles.progress import Progress
 from serving.roles.registered import Registered
 from serving.roles.state import publish_state
 from serving.roles.timelines import Timelines, check_ahead, first_and_last
+from serving.roles.transport import enlarged
 from serving.streams.mix_role import MixRole
-from serving.types import PixelArray
 
 NewMixRole = Callable[[TimelineMessage, Callable[[AlignedFrame], None]], MixRole]
 MAX_WAITING = 64
-MAX_EARLY = 4096  # results that came before the first frame of their source
 _Place = tuple[int, int]  # partition, offset
 
 
@@ -75,10 +72,13 @@ class LogMixer:
         self._new_role, self._codec, self._clock = new_role, codec, clock
         self._timelines = Timelines(log, names)
         self._sources: dict[str, _Source] = {}
-        self._early: deque[Posting] = deque(maxlen=MAX_EARLY)
         self._heard: set[str] = set()  # sources of sound: nothing of them is shown
         self._progress: dict[int, Progress] = {}
-        self._results_next: dict[int, int] = {}  # after the last result that was taken
+        self._ahead: dict[int, Ahead] = {}
+        self._needs: defaultdict[int, dict[int, int]] = defaultdict(dict)  # of open frames: where their results begin
+        self._results_at: dict[int, int] = {}  # committed
+        self._unread: deque[LogRecord] = deque()
+        self._behind: Mapping[TopicPartition, int] = {}
         self._paused: set[TopicPartition] = set()
         self._committed_ns = clock.monotonic_ns()
         self.refused = 0
@@ -95,14 +95,12 @@ class LogMixer:
             self._news.clear()
         polled = self._consumer.poll(timeout_s)
         self.monitor.polled(polled)
-        newest = self._newest(polled.records)
-        for record in polled.records:
-            try:
-                self._take(record, newest.get((record.partition, record.key)) == record.offset)
-            except RecordInvalid:
-                self.refused += 1  # the accountant gives it its dead letter
-                if record.topic == self._frames:
-                    self._progress[record.partition].read(record.offset, 0)
+        self._unread.extend(sorted(polled.records, key=lambda record: record.topic != self._frames))  # results wait
+        self._behind = self._consumer.lag() if self._unread or self._paused else self._behind
+        try:
+            self._take_unread()
+        except LogUnavailable as error:  # nobody could tell whose a frame is: it is asked again
+            self.monitor.complain("log", str(error))
         now_ns = self._clock.monotonic_ns()
         for source_id, source in self._sources.items():
             self._show(source_id, source, now_ns)
@@ -112,9 +110,22 @@ class LogMixer:
             for place in self._consumer.uncommitted():
                 if place.topic == self._frames and place.partition in self._progress:
                     self._progress[place.partition].committed = -1
+                self._results_at.pop(place.partition, None)
             self._commit(list(self._progress), later=True)
         if self.monitor.turned():
             self._report()
+
+    def _take_unread(self) -> None:
+        newest = self._newest(self._unread)
+        while self._unread:
+            record = self._unread[0]
+            try:
+                self._take(record, newest.get((record.partition, record.key)) == record.offset)
+            except RecordInvalid:
+                self.refused += 1  # the accountant gives it its dead letter
+                if record.topic == self._frames:
+                    self._progress[record.partition].read(record.offset, 0)
+            self._unread.popleft()
 
     def outputs(self, source_id: str) -> list[OutputSummary] | None:
         """What was written of a source that is over; None before."""
@@ -144,7 +155,7 @@ class LogMixer:
             if place.topic == self._frames:
                 self._progress[place.partition] = Progress(self._consumer.position(place))
             else:
-                self._results_next[place.partition] = self._consumer.position(place)
+                self._ahead[place.partition] = Ahead(self._consumer.position(place))
         self.monitor.partitions(len(self._progress))
 
     def revoked(self, places: Sequence[TopicPartition]) -> None:
@@ -156,7 +167,9 @@ class LogMixer:
         """Another shows them already."""
         gone = {place.partition for place in places}
         for number in gone:
-            self._progress.pop(number, None)
+            for known in (self._progress, self._ahead, self._needs, self._results_at):
+                known.pop(number, None)
+        self._unread = deque(record for record in self._unread if record.partition not in gone)
         self.monitor.partitions(len(self._progress))
         self._paused -= set(places)
         for source_id in [name for name, source in self._sources.items() if source.number in gone]:
@@ -166,13 +179,12 @@ class LogMixer:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _newest(self, records: Sequence[LogRecord]) -> dict[tuple[int, bytes | None], int]:
+    def _newest(self, records: Iterable[LogRecord]) -> dict[tuple[int, bytes | None], int]:
         """The newest frame of each source, where its partition was read to its end: these tell the source's pace."""
-        behind = self._consumer.lag() if records else {}
         return {
             (record.partition, record.key): record.offset
             for record in records
-            if record.topic == self._frames and behind.get(record.place, 0) == 0
+            if record.topic == self._frames and self._behind.get(record.place, 0) == 0
         }
 
     def _begin_anew(self, changed: set[str]) -> None:
@@ -194,17 +206,25 @@ class LogMixer:
         number, offset = place
         if number in self._progress:
             self._progress[number].done(offset)
+            self._needs[number].pop(offset, None)
+
+    def _take_result(self, record: LogRecord, now_ns: int) -> None:
+        ahead, frames = self._ahead[record.partition], TopicPartition(self._frames, record.partition)
+        ahead.next = record.offset + 1
+        posting = decode_result(record.key, record.value, record.headers).posting
+        key, source = posting.key, self._sources.get(posting.key.source_id)
+        if source is not None and (key.frame_seq < source.seen.get(key.epoch, 0) or key.epoch < max(source.seen)):
+            source.role.post(posting, now_ns)
+        elif key.source_id not in self._heard:
+            ahead.keep(posting, record.offset, now_ns, self._is_all_read(frames))
+
+    def _is_all_read(self, frames: TopicPartition) -> bool:
+        return frames not in self._paused and self._behind.get(frames, 0) == 0
 
     def _take(self, record: LogRecord, at_end: bool) -> None:
         now_ns = self._clock.monotonic_ns()
         if record.topic == self._results:
-            self._results_next[record.partition] = record.offset + 1
-            posting = decode_result(record.key, record.value, record.headers).posting
-            source = self._sources.get(posting.key.source_id)
-            if source is not None and not source.is_over(posting.key.epoch):
-                source.role.post(posting, now_ns)
-            elif posting.key.source_id not in self._heard:
-                self._early.append(posting)
+            self._take_result(record, now_ns)
             return
         message = decode_frame(record.key, record.value, record.headers, now_ns)
         claimed = self._timelines.check(message)
@@ -224,11 +244,17 @@ class LogMixer:
         if known is None or known.is_over(frame.epoch):
             source = self._open(message, claimed, record.partition)
             source.seen.update(known.seen if known else {})
+            self._ahead[record.partition].forget_before(frame.source_id, frame.epoch, first)
         else:
             source = known
         source.seen[frame.epoch], source.number = last + 1, record.partition
         self._progress[record.partition].read(record.offset)
         source.waiting.append(((record.partition, record.offset), self._lazily(message), at_end))
+        ahead = self._ahead[record.partition]
+        early = ahead.take(frame.source_id, frame.epoch, first, last)
+        self._needs[record.partition][record.offset] = min([ahead.all_taken_to, *(offset for _, offset in early)])
+        for posting, _ in early:
+            source.role.post(posting, now_ns)
 
     def _open(self, message: FrameMessage, claimed: TimelineMessage, number: int) -> _Source:
         source_id = message.record.source_id
@@ -236,10 +262,6 @@ class LogMixer:
             self._news |= self._registered.poll() - {source_id}
         role = self._new_role(claimed, partial(self._shown, source_id))
         source = self._sources[source_id] = _Source(role, claimed.info.kind is SourceKind.LIVE, number)
-        now_ns = self._clock.monotonic_ns()
-        for posting in [posting for posting in self._early if posting.key.source_id == source_id]:
-            self._early.remove(posting)
-            role.post(posting, now_ns)
         return source
 
     def _show(self, source_id: str, source: _Source, now_ns: int) -> None:
@@ -272,13 +294,23 @@ class LogMixer:
     def _report(self) -> None:
         """Once a second: how far behind, and how each source is shown."""
         self.monitor.behind(self._consumer)
+        for number, ahead in self._ahead.items():
+            if self._is_all_read(TopicPartition(self._frames, number)):
+                ahead.forget_old(self._clock.monotonic_ns())
         for source_id, source in self._sources.items():
             if not source.done:
                 publish_state(self._index, "mixer", source_id, shown_fields(source.role, max(source.seen, default=0)))
 
     def _pause_full(self) -> None:
-        """A file waits on the log, not here."""
+        """A file waits on the log, not here; and results, where there are frames to be read before more of them.
+
+        Where frames wait for results these are read on, those of later frames are passed over and read again later.
+        """
         full = {TopicPartition(self._frames, s.number) for s in self._sources.values() if len(s.waiting) > MAX_WAITING}
+        for number, ahead in self._ahead.items():
+            frames = TopicPartition(self._frames, number)
+            if ahead.crowded and frames not in full and self._behind.get(frames, 0) > 0:
+                full.add(TopicPartition(self._results, number))
         for places, change in (
             (full - self._paused, self._consumer.pause),
             (self._paused - full, self._consumer.resume),
@@ -286,9 +318,13 @@ class LogMixer:
             if places:
                 change(sorted(places))
         self._paused = full
+        for number, ahead in self._ahead.items():
+            if (offset := ahead.again()) is not None:
+                self._unread = deque(r for r in self._unread if (r.topic, r.partition) != (self._results, number))
+                self._consumer.seek(TopicPartition(self._results, number), offset)
 
     def _commit(self, numbers: Sequence[int], later: bool = False) -> None:
-        """Shown frames; results only while no frame waits that could need them. later: no answer is waited for."""
+        """Shown frames; results as far as no frame can need them that is not shown. later: no answer is waited for."""
         due = {}
         for number in numbers:
             progress = self._progress.get(number)
@@ -297,8 +333,10 @@ class LogMixer:
             if progress.safe > progress.committed:
                 due[TopicPartition(self._frames, number)] = Committed(progress.safe)
             place = TopicPartition(self._results, number)
-            if not progress.open and place in self._consumer.assignment():
-                due[place] = Committed(self._results_next[number])
+            if place in self._consumer.assignment():
+                needed = min([self._ahead[number].oldest, *self._needs[number].values()])
+                if needed > self._results_at.get(number, -1):
+                    self._results_at[number], due[place] = needed, Committed(needed)
         if later:
             self._consumer.commit_later(due)  # refused: shown again by whoever begins there; a promise, not a count
         elif due:
@@ -313,12 +351,10 @@ class LogMixer:
         record = message.record
         if not isinstance(record, Frame) or record.picture is None or record.picture.encoded is None:
             return record
-        size = (message.width, message.height) if message.scale != 1 else None
-        return replace(record, picture=Picture(load=partial(self._decode, record.picture.encoded, size)))
-
-    def _decode(self, data: bytes, size: tuple[int, int] | None) -> PixelArray:
-        rgb = self._codec.decode(data)
-        return rgb if size is None else np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+        load = partial(self._codec.decode, record.picture.encoded)
+        if message.scale != 1:
+            load = partial(enlarged, self._codec, record.picture.encoded, (message.width, message.height))
+        return replace(record, picture=Picture(load=load))
 
 
 def shown_fields(role: MixRole, epoch: int) -> dict[str, Any]:

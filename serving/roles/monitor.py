@@ -143,6 +143,8 @@ class RoleMonitor:
             self.metrics.inc("lockstep_role_records_total", topic=self._short(record.topic))
         for lost in polled.lost:
             self.metrics.inc("lockstep_role_deleted_unread_total", lost.count, topic=self._short(lost.place.topic))
+            where = f"{lost.place.topic}/{lost.place.partition}"
+            self.complain(where, f"offsets {lost.first} to {lost.last} were deleted before they were read: retention")
 
     def refused(self, topic: str) -> None:
         """A record is not what docs/kafka.md says."""

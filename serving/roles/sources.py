@@ -8,7 +8,7 @@ from pathlib import Path
 
 from serving.adapters.video import SourcePolicy
 from serving.adapters.video.address import with_secrets
-from serving.config import Settings, child_environment
+from serving.config import Settings, child_environment, words
 from serving.records import StreamMessage
 
 
@@ -31,8 +31,3 @@ def registered_secrets(settings: Settings) -> Mapping[str, str]:
     """Only secrets that were named: whoever may register a source could send any other to a host of their own."""
     environment = child_environment()
     return {name: environment[name] for name in words(settings.sources_secrets) if name in environment}
-
-
-def words(text: str) -> list[str]:
-    """Of a comma-separated setting."""
-    return [word.strip() for word in text.split(",") if word.strip()]

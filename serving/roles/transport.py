@@ -44,9 +44,14 @@ def at_source_size(message: FrameMessage, codec: PictureCodec) -> FrameMessage:
     record = message.record
     if not isinstance(record, Frame) or record.picture is None or record.picture.encoded is None or message.scale == 1:
         return message
-    picture = Picture(load=partial(_enlarged, codec, record.picture.encoded, (message.width, message.height)))
+    picture = Picture(load=partial(enlarged, codec, record.picture.encoded, (message.width, message.height)))
     return replace(message, record=replace(record, picture=picture), scale=Fraction(1))
 
 
-def _enlarged(codec: PictureCodec, data: bytes, size: tuple[int, int]) -> PixelArray:
-    return np.asarray(cv2.resize(codec.decode(data), size, interpolation=cv2.INTER_LINEAR), np.uint8)
+def enlarged(codec: PictureCodec, data: bytes, size: tuple[int, int]) -> PixelArray:
+    """The picture at the source's size (width, height). ValueError where it is none, or cannot be made so large."""
+    rgb = codec.decode(data)
+    try:
+        return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+    except cv2.error as error:
+        raise ValueError(f"expected a picture that can be {size[0]}x{size[1]}: {error}") from error

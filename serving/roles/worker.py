@@ -156,7 +156,7 @@ class LogWorker:
     def revoked(self, places: Sequence[TopicPartition]) -> None:
         """What is done is committed; what waits is another's now, and none of it has ended us."""
         busy = self.analyst.busy_since_ns
-        well = busy is None or self._clock.monotonic_ns() - busy < NS_PER_S
+        well = self.analyst.failure is None and (busy is None or self._clock.monotonic_ns() - busy < NS_PER_S)
         self._commit(places, leaving_well=well)
         self._forget(places)
         self.monitor.rebalanced("revoked", places)
@@ -277,7 +277,8 @@ class LogWorker:
     def _much_is_done(self) -> bool:
         """So that little is tried again after an end without warning."""
         most = self._settings.in_flight
-        return any(part.progress.safe - part.progress.committed >= most for part in self._parts.values())
+        with self._changed:
+            return any(part.progress.safe - part.progress.committed >= most for part in self._parts.values())
 
     def _commit(self, places: Sequence[TopicPartition], leaving_well: bool | None = None) -> None:
         """leaving_well: None while they stay ours; no answer is waited for then, unless marks are written as well."""
@@ -327,6 +328,8 @@ class LogWorker:
             self.monitor.complain("idle", "no partition: as many workers of these models as partitions have them all")
         with self._changed:
             in_flight = sum(part.progress.open for part in self._parts.values())
+            for source_id in self._over():
+                self.analyst.over(source_id)
             self.analyst.report()
             analysed = dict(self.analyst.analysed)
             sources = [source_id for part in self._parts.values() for source_id in part.sources]
@@ -336,3 +339,14 @@ class LogWorker:
             fields = {"fps_analysed": count - self._analysed[source_id], "analysed": count}
             publish_state(self._index, "worker", source_id, fields)
         self._analysed = Counter(analysed)
+
+    def _over(self) -> list[str]:
+        """Sources that were taken away, or whose input is over."""
+        self._timelines.poll()
+        here = {source_id for part in self._parts.values() for source_id in part.sources}
+        return [
+            source_id
+            for source_id in here
+            if self._timelines.ended(source_id) is not None
+            or (self._registered is not None and (wished := self._registered.get(source_id)) and not wished.active)
+        ]

@@ -9,69 +9,38 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from serving.adapters.triton_pool import open_triton
 from serving.adapters.video import AddressSource, HlsWriter, Mp4Writer, ReaderOptions
 from serving.adapters.video.address import path_of, scheme_of
-from serving.bundle import ModelBundle
 from serving.clock import NS_PER_MS
 from serving.config import child_environment
 from serving.errors import ParameterInvalid, StorageFailed
 from serving.frames import PictureCodec, SourceKind
 from serving.media import OutputStream, VideoWriter
 from serving.metrics import Metrics
-from serving.pipelines import PipelineModel
 from serving.preprocess.jpeg import JpegCodec
-from serving.served_model import ServedModel
-from serving.streams.appearance import Appearance, Looks
 from serving.streams.by_source import addresses_of, names_of, regions_of
 from serving.streams.drawing import Drawing
 from serving.streams.event_lines import EventLines
 from serving.streams.ingest import ReconnectRules
 from serving.streams.lines import WebVtt, describe
 from serving.streams.metrics_page import metrics_page
+from serving.streams.models import OpenModel, open_pipelines
 from serving.streams.observe import StreamMetrics
 from serving.streams.outputs import TextOutput
 from serving.streams.presence import Presence
-from serving.streams.remote import RemoteInfer
 from serving.streams.run import OnProgress, RunSettings, run
-from serving.streams.sessions import gives_boxes, session_of
 from serving.streams.sheet import ContactSheet
 from serving.streams.sound_jobs import common_rule, sound_job, sound_name, sound_source
 from serving.streams.source_run import SourceJob
 from serving.streams.summary import RunSummary
-from serving.streams.worker import Infer, Pipeline
+from serving.streams.worker import Pipeline
 from serving.tasks import task_named
-from serving.trackers import TRACKERS, NewTracker, check_looks, check_reid, check_track
+from serving.trackers import check_track
 from serving.tracking.events import EventRules
 from serving.tracking.rules_file import read_rules
 
 PICTURES = ("output", "webvtt", "sheet", "presence", "events", "track")  # options of those who look
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedModel:
-    """A certified model and how to ask it."""
-
-    bundle: ModelBundle
-    infer: Infer
-    close: Callable[[], None]
-
-
-OpenModel = Callable[[str], OpenedModel]
-
-
-def in_process(model: ServedModel | PipelineModel) -> OpenedModel:
-    """The engine in this process; no server to start."""
-    return OpenedModel(model.bundle, model.infer, model.close)
-
-
-def through_triton(bundle: ModelBundle, url: str, timeout_s: float = 10.0) -> OpenedModel:
-    """The same model served by Triton at `grpc://host:port`."""
-    version = str(bundle.version)
-    infer = RemoteInfer(lambda: open_triton(url, [bundle.name]), bundle.name, version, bundle.spec.task, timeout_s)
-    return OpenedModel(bundle, infer, infer.close)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,47 +144,8 @@ def _settings(options: RunOptions, jobs: Sequence[SourceJob]) -> RunSettings:
 
 def _pipelines(options: RunOptions, open_model: OpenModel, stack: ExitStack) -> list[Pipeline]:
     """For one worker: an engine belongs to one thread."""
-    looks = open_looks(options.reid, open_model, stack) if options.reid else None
     given = {**options.parameters, **({"scenario": options.scenario} if options.scenario else {})}
-    pipelines = []
-    for name in options.models:
-        model = open_model(name)
-        stack.callback(model.close)
-        pipelines.append(pipeline_of(name, model, TRACKERS.get(options.track), looks, given))
-    check_looks("--track", options.track, (p.name for p in pipelines if p.blind))
-    return pipelines
-
-
-def open_looks(reid: str, open_model: OpenModel, stack: ExitStack) -> Looks:
-    """The model that tells what boxes look like. Raises ParameterInvalid where it gives no embedding."""
-    model = open_model(reid)
-    stack.callback(model.close)
-    check_reid(reid, model.bundle.spec.task)
-    return Appearance(model.infer)
-
-
-def pipeline_of(
-    name: str, model: OpenedModel, new_tracker: NewTracker | None, looks: Looks | None, parameters: Mapping[str, Any]
-) -> Pipeline:
-    """A model on streams. new_tracker, looks: for what gives boxes; looks: where it does not tell them itself."""
-    bundle, task = model.bundle, task_named(model.bundle.spec.task)
-    boxes, own = gives_boxes(task, bundle.spec), bundle.spec.answer.appearance is not None
-    return Pipeline(
-        name=name,
-        model_version=bundle.version,
-        task=task.name,
-        infer=model.infer,
-        document=lambda result: task.to_document(result, bundle.labels),
-        labels=bundle.labels,
-        parameters=parameters,
-        new_tracker=new_tracker if boxes else None,
-        certificate_id=bundle.certificate_id,
-        new_session=session_of(task, bundle.spec, parameters),
-        session_last=getattr(task, "follows_tracks", False),
-        looks=None if own else looks,
-        blind=boxes and not own and looks is None,
-        sound=bundle.spec.sound,
-    )
+    return open_pipelines(options.models, open_model, stack, options.track, options.reid, given)[0]
 
 
 def _jobs(options: RunOptions, pipelines: Sequence[Pipeline], stack: ExitStack) -> list[SourceJob]:

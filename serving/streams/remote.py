@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.errors import EngineFailed, ServingError
+from serving.errors import EngineFailed, ServingError, Unavailable
 from serving.ports import InferenceServer, ServerReply, ServerRequest, ServerTensor
 from serving.tasks import task_named
 from serving.tasks.audio_session import audio_of
@@ -46,7 +46,8 @@ _READERS: Mapping[str, Callable[[Mapping[str, Array]], TaskResult]] = {
 class RemoteInfer:
     """`serving.streams.worker.Infer` over `ports.InferenceServer`, whose calls run on an event loop of their own.
 
-    make_server is called on that loop's thread, because a channel belongs to the loop it is used on.
+    make_server is called on that loop's thread, because a channel belongs to the loop it is used on. certificate_id: of
+    the version that was checked here; what a server computes under another one is no answer (Unavailable).
     """
 
     def __init__(
@@ -54,13 +55,15 @@ class RemoteInfer:
         make_server: Callable[[], InferenceServer],
         model_name: str,
         model_version: str,
+        certificate_id: str,
         task: str,
         timeout_s: float,
     ) -> None:
         if task == "raw":
             raise EngineFailed(f"{model_name}: task raw is not served to streams: its answers have no meaning to join")
         self._make_server = make_server
-        self._name, self._version, self._task, self._timeout_s = model_name, model_version, task, timeout_s
+        self._name, self._version, self._certificate_id = model_name, model_version, certificate_id
+        self._task, self._timeout_s = task, timeout_s
         self._server: InferenceServer | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, name=f"infer {model_name}", daemon=True)
@@ -106,6 +109,12 @@ class RemoteInfer:
         if document is None or not document.size:
             raise EngineFailed(f"{self._name}: the server's answer has no `{RESULT}`; got {sorted(reply.tensors)}")
         fields: dict[str, Any] = json.loads(document.tobytes())
+        if (told := fields.get("certificate_id")) != self._certificate_id:
+            raise Unavailable(
+                f"{self._name} version {self._version}: expected answers under certificate {self._certificate_id},"
+                f" got {told!r}",
+                hint="the version was converted again: start what serves it and this process again",
+            )
         size = fields.get("image")
         image = ImageSize(size["width"], size["height"]) if size else None
         result = self._read(reply.tensors, fields)

@@ -249,7 +249,8 @@ def run(
     summaries = tuple(source.summary() for source in hub.sources.values())
     if observer is not None:
         observer.totals(summaries)
-    return RunSummary(summaries, seconds, stopped)
+    failures = {name: text for lane in hub.lanes for name, text in lane.worker.failures.items()}
+    return RunSummary(summaries, seconds, stopped, failures)
 
 
 def _threads(hub: Hub) -> list[threading.Thread]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from serving.align import Balance
@@ -57,11 +57,12 @@ class SourceSummary:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """All sources, and how long it took."""
+    """All sources, and how long it took. failures: by model, the last error that was the end of a frame."""
 
     sources: tuple[SourceSummary, ...]
     seconds: float
     stopped: bool = False
+    failures: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -75,11 +76,13 @@ class RunSummary:
             "stopped": self.stopped,
             "seconds": round(self.seconds, 3),
             "sources": [_source(source) for source in self.sources],
+            "failures": dict(self.failures),
         }
 
     def text(self) -> str:
         """For people."""
-        return "\n".join(line for source in self.sources for line in _lines(source, self.seconds))
+        lines = [line for source in self.sources for line in _lines(source, self.seconds)]
+        return "\n".join([*lines, *(f"{name}: the last error: {text}" for name, text in self.failures.items())])
 
 
 def _source(source: SourceSummary) -> dict[str, Any]:

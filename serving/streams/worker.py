@@ -131,6 +131,7 @@ class Worker:
         self._transport, self._first_id = transport, first_id
         self._sessions = Sessions()
         self.attempts = 0
+        self.failures: dict[str, str] = {}  # by pipeline: the last error that was the end of a frame
 
     def analyse(self, frame: Frame) -> list[Posting]:
         """An outcome for every pipeline of the frame, in their order.
@@ -232,9 +233,14 @@ class Worker:
                 self.attempts += 1
                 answer = _ask(pipeline, ready, sessions)
             if isinstance(answer, InferResponse):
-                return Outcome.of_result(_result(ready.frame, pipeline, answer, sessions, ready.rgb), attempt)
+                try:
+                    return Outcome.of_result(_result(ready.frame, pipeline, answer, sessions, ready.rgb), attempt)
+                except ServingError as error:  # the sessions have seen it, so it is not asked for again
+                    self.failures[pipeline.name] = str(error)
+                    return Outcome.dead_letter(DeadReason.RETRY_EXHAUSTED, attempt)
             if isinstance(answer, ParameterInvalid):
                 return answer  # the operator's mistake, and the same on every frame
+            self.failures[pipeline.name] = str(answer)
             if isinstance(answer, ABSENT):
                 return Outcome.dropped(DropReason.MODEL_UNAVAILABLE, attempt)  # asked again at once it is away still
         return Outcome.dead_letter(DeadReason.RETRY_EXHAUSTED, ATTEMPTS)
@@ -276,7 +282,11 @@ def _result(
     if isinstance(found, Detections) and found.appearance is not None:
         found = replace(found, appearance=None)  # the trackers have seen it; what waits for its frame holds no vectors
     timings = tuple((name, float(ms)) for name, ms in answer.timings_ms.items())
-    return FrameResult(pipeline.name, pipeline.model_version, pipeline.task, found, payload_hash(found), timings)
+    try:
+        digest = payload_hash(found)
+    except ValueError as error:  # NaN or infinite: JSON has no word for it
+        raise EngineFailed(f"{pipeline.name}: an answer that is no number: {error}") from error
+    return FrameResult(pipeline.name, pipeline.model_version, pipeline.task, found, digest, timings)
 
 
 def _ask_all(pipeline: Pipeline, requests: Sequence[InferRequest]) -> Sequence[InferResponse | ServingError]:

@@ -22,12 +22,14 @@ class MemoryGroup:
         self.members: list[MemoryConsumer] = []
         self.owner: dict[TopicPartition, MemoryConsumer] = {}
         self.committed: dict[TopicPartition, Committed] = {}
+        self.fenced: list[MemoryConsumer] = []
 
     def join(self, member: MemoryConsumer) -> None:
         """A new member; one of the same name takes over what the other had (static membership)."""
         name = member.options.member
         for other in [m for m in self.members if name and m.options.member == name]:
             self.members.remove(other)
+            self.fenced.append(other)
             for place in [p for p, owner in self.owner.items() if owner is other]:
                 del self.owner[place]
         self.members.append(member)

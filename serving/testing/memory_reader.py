@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from serving.errors import CommitRefused, LogTruncated, LogUnavailable
+from serving.errors import CommitRefused, LogTruncated, LogUnavailable, MemberFenced
 from serving.ports_log import Committed, GroupOptions, LogRecord, Lost, Polled, Rebalance, Start, TopicPartition
 
 if TYPE_CHECKING:
@@ -187,6 +187,8 @@ class MemoryConsumer(MemoryReader):
                 return
             self.polled_ns = self._log.clock.monotonic_ns()
             self.group.expire_silent()
+            if self in self.group.fenced:
+                raise MemberFenced(f"group {self.options.group}: another process has joined as {self.options.member}")
             gone = [place for place in self._next if self.group.owner.get(place) is not self]
             for place in gone:
                 del self._next[place]

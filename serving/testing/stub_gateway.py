@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from serving.bundle import ModelBundle
 from serving.config import load_settings
-from serving.gateway.main import serve
+from serving.gateway.main import make_streams, serve
 from serving.testing.stub_bundles import stub_bundles, stub_canaries
 
 if TYPE_CHECKING:
@@ -28,16 +28,16 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--only", action="append", default=[], help="a model to serve (all)")
     parser.add_argument("--set", action="append", default=[], help="name=value of a setting")
-    parser.add_argument("--streams", action="store_true", help="streams over a log and an index in memory")
+    parser.add_argument("--streams", action="store_true", help="over a log and an index in memory, not the settings'")
     given = parser.parse_args()
     overrides = dict(text.split("=", 1) for text in given.set)
     settings = load_settings(None, {}, **{"port": 0, **overrides}).settings
     bundles = stub_bundles(given.folder)
     if given.only:
         bundles = {name: bundles[name] for name in given.only}
-    make_streams = (lambda: _streams(given.folder)) if given.streams else (lambda: None)
+    services = (lambda: _streams(given.folder)) if given.streams else (lambda: make_streams(settings))
     canaries = stub_canaries(bundles)
-    serve(settings, bundles, canaries, lambda: _server(bundles, given.delay), _announce, make_streams=make_streams)
+    serve(settings, bundles, canaries, lambda: _server(bundles, given.delay), _announce, make_streams=services)
 
 
 def _server(bundles: Mapping[str, ModelBundle], delay: float) -> InferenceServer:

@@ -15,7 +15,7 @@ import numpy as np
 from serving.config import load_settings
 from serving.errors import ServingError
 from serving.roles.main_worker import WorkerOptions, run_worker
-from serving.streams.main import OpenedModel
+from serving.streams.models import OpenedModel
 from serving.testing.stub_bundles import make_bundle
 from serving.types import Detections, ImageSize, InferRequest, InferResponse
 

@@ -25,7 +25,7 @@ import soundfile
 from threadpoolctl import threadpool_limits
 
 from serving.backend import open_served
-from serving.bundle import ModelBundle, read_pinned
+from serving.bundle import ModelBundle, newest_certified, read_pinned
 from serving.config import Settings
 from serving.engines import open_engine
 from serving.gallery import View
@@ -35,7 +35,6 @@ from serving.served_model import ServedModel
 from serving.tasks.audio import TASK as AUDIO
 from serving.testing.tracker_bench import scene
 from serving.trackers import TRACKERS
-from serving.triton.embedded import newest_certified
 from serving.types import InferRequest, InferResponse
 
 SAMPLES, NUMBERS, OBJECTS, PIECE_S = 10_000, 128, 50, 0.5

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from serving.bundle import catalogue
+from serving.bundle import catalogue, newest_certified
 from serving.config import Settings
 from serving.errors import CertificateRefused, ServingError
 from serving.triton.canary import Canary
@@ -23,17 +23,15 @@ def ask_canaries(
 ) -> dict[str, str]:
     """What is wrong with each model, "" where nothing is. models: names, or none for all that are certified.
 
-    Raises CertificateRefused for a name that may not be served, or where there is none; EngineFailed where a canary
+    Raises CertificateRefused for one that may not be served, or where none may; NotFound; EngineFailed where a canary
     cannot be made.
     """
-    good, bad = catalogue(settings.repository, target)
-    for name in models:
-        if name not in good:
-            raise bad.get(name) or CertificateRefused(f"{name}: not in {settings.repository}")
-    if not good:
+    wanted = [newest_certified(settings.repository, name, target) for name in models] or [
+        *catalogue(settings.repository, target)[0].values()
+    ]
+    if not wanted:
         raise CertificateRefused(f"{settings.repository}: no certified model", hint="run `lockstep convert` first")
-    wanted = {name: good[name] for name in models or sorted(good)}
-    asked = [(canary_of(b.version_dir, settings, target), str(b.version)) for b in wanted.values()]
+    asked = [(canary_of(b.version_dir, settings, target), str(b.version)) for b in wanted]
     return asyncio.run(_ask(asked, url, timeout_s))
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from serving.bundle import ModelBundle, catalogue, read_certificate, versions_of
+from serving.bundle import catalogue, newest_certified, read_certificate, versions_of
 from serving.config import Settings
 from serving.errors import CertificateRefused, EngineFailed, NotFound, Unavailable
 from serving.ports import ServerModel
@@ -130,16 +130,14 @@ class EmbeddedTriton:
             if missing:
                 raise NotFound(f"{self._repository}: no version of {', '.join(missing)}")
             return {name: versions[0] for name, versions in found.items()}
+        if self._models:
+            return {name: newest_certified(self._repository, name, self._target).version_dir for name in self._models}
         good, bad = catalogue(self._repository, self._target)
-        wanted = self._models or tuple(good)
-        for name in wanted:
-            if name not in good:
-                raise bad.get(name) or _unknown(self._repository, name, good)
-        if not wanted:
+        if not good:
             raise CertificateRefused(f"{self._repository}: no certified model", hint="run `lockstep convert` first")
         for name, error in bad.items():
             logger.warning("%s is not served: %s", name, error)
-        return {name: good[name].version_dir for name in wanted}
+        return {name: bundle.version_dir for name, bundle in good.items()}
 
     def _start_server(self, versions: Mapping[str, Path], timeout_s: float) -> None:
         """Start on free ports; where another program was faster at taking one, on others."""
@@ -162,22 +160,6 @@ class EmbeddedTriton:
             self._supervisor.stop()
             if attempt + 1 == START_ATTEMPTS or "Address already in use" not in failure:
                 raise Unavailable(f"embedded Triton: {failure}", hint="`lockstep doctor` looks for the cause")
-
-
-def newest_certified(repository: Path, model: str, target: str = "cpu") -> ModelBundle:
-    """The version of a model that would be served. Raises CertificateRefused with the reason, NotFound for a name
-    that the repository does not hold."""
-    good, bad = catalogue(repository, target)
-    if model not in good:
-        raise bad.get(model) or _unknown(repository, model, good)
-    return good[model]
-
-
-def _unknown(repository: Path, model: str, good: Iterable[str]) -> NotFound:
-    return NotFound(
-        f"{repository}: there is no model {model}; there are: {', '.join(good) or 'none'}",
-        hint="`lockstep convert` publishes one",
-    )
 
 
 def memory_of(versions: Mapping[str, Path], runtime: Runtime, target: str = "cpu") -> list[ModelMemory]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 import sysconfig
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import serving
 from serving.config import Settings, child_environment
 from serving.errors import Unavailable
+from serving.free_ports import free_ports
 
 KEY_HEADER = "lockstep-key"
 # Closed to everyone without the key: what changes the server, or reads more of it than an answer.
@@ -65,12 +64,8 @@ class Ports:
     def free(cls, metrics: int = 0) -> Ports:
         """Ports nobody listens on now, but for a `metrics` port that was asked for. Another program may take one
         before Triton does; the start then fails."""
-        with ExitStack() as stack:
-            sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
-            for one in sockets:
-                one.bind(("127.0.0.1", 0))
-            grpc, http, any_free = (one.getsockname()[1] for one in sockets)
-            return cls(grpc, http, metrics or any_free)
+        grpc, http, any_free = free_ports(3)
+        return cls(grpc, http, metrics or any_free)
 
 
 def command(home: TritonHome, backends: Path, repository: Path, ports: Ports, key: str, shm_prefix: str) -> list[str]:

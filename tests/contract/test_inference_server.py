@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -33,6 +32,7 @@ from serving.errors import (
     ServingError,
     Unavailable,
 )
+from serving.free_ports import free_port
 from serving.ports import InferenceServer, ServerReply, ServerRequest, ServerTensor
 from serving.testing.fake_triton import FakeModel, FakeTriton
 from serving.types import Array, InferResponse, TensorSpec
@@ -271,8 +271,6 @@ def test_a_server_that_is_gone_is_unavailable_at_once(kind: str, tmp_path: Path)
             return server
         from serving.adapters.triton import TritonServer
 
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            return TritonServer(f"grpc://127.0.0.1:{free.getsockname()[1]}")
+        return TritonServer(f"grpc://127.0.0.1:{free_port()}")
 
     assert ask(gone, look) < 1.5

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from serving.errors import CommitRefused, LogTruncated, RecordTooLarge, TopicUnknown
+from serving.errors import CommitRefused, LogTruncated, MemberFenced, RecordTooLarge, TopicUnknown
 from serving.murmur2 import partition_of
 from serving.ports_log import (
     Assignor,
@@ -444,6 +444,19 @@ def test_a_pause_ends_with_the_ownership(bench: Bench, assignor: Assignor) -> No
     until(lambda: len(first.consumer.assignment()) == 2, first)
     bench.write(topic, [b"new"], partition=back.partition)
     until(lambda: first.values == [b"new"], first)
+
+
+def test_of_two_members_of_one_name_the_newer_stays_and_the_older_is_told(bench: Bench) -> None:
+    """Two systems under one prefix, or one --member given twice."""
+    topic, name = bench.topic(2), group()
+    older = bench.consumer([topic], name, assignor=Assignor.COOPERATIVE_STICKY, member="worker-1")
+    until(lambda: len(older.consumer.assignment()) == 2, older)
+    newer = bench.consumer([topic], name, assignor=Assignor.COOPERATIVE_STICKY, member="worker-1")
+    with pytest.raises(MemberFenced, match=name):
+        until(lambda: False, older, newer)
+    until(lambda: len(newer.consumer.assignment()) == 2, newer)
+    with pytest.raises(CommitRefused):
+        older.consumer.commit({TopicPartition(topic, 0): Committed(1)})
 
 
 def test_two_topics_keep_equal_partition_numbers_together(bench: Bench) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pytest
 from triton_support import redness_model
 
 from serving.adapters.video.clips import ClipSpec, write_clip
+from serving.free_ports import UDP, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 # A shell that starts the tests in the background ignores SIGINT, and children inherit that.
@@ -71,9 +71,7 @@ def test_what_is_wrong_is_one_line(clip: Path, tmp_path: Path, arguments: list[s
 
 @pytest.mark.needs("ffmpeg")
 def test_ctrl_c_closes_the_outputs(clip: Path, tmp_path: Path) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as found:
-        found.bind(("127.0.0.1", 0))
-        address = f"udp://127.0.0.1:{found.getsockname()[1]}"
+    address = f"udp://127.0.0.1:{free_port(UDP)}"
     send = ["ffmpeg", "-v", "error", "-re", "-stream_loop", "-1", "-i", str(clip), "-c:v", "libx264", "-g", "10"]
     sender = subprocess.Popen([*send, "-f", "mpegts", f"{address}?pkt_size=1316"], stdin=subprocess.DEVNULL)
     wanted = ["--output", str(tmp_path / "o.mp4"), "--results", str(tmp_path / "r.jsonl")]

@@ -24,6 +24,7 @@ from deploy.embedded.kafka import BrokerSettings, EmbeddedKafka
 from serving.adapters.kafka import KafkaLog, KafkaOptions, KafkaTopics
 from serving.errors import LogError
 from serving.frames import Origin
+from serving.free_ports import UDP, free_port
 from serving.murmur2 import partition_of
 from serving.ports_log import TopicState
 from serving.testing.faults import checks
@@ -82,7 +83,7 @@ class Rig:
     def __init__(self, folder: Path, load: Load, **properties: str) -> None:
         self.folder, self.load, self.mutant = folder, load, ""
         self.prefix = "faults."
-        self.behind = free_tcp_port(), free_tcp_port()  # where the broker listens for a proxy, and the proxy's own port
+        self.behind = free_port(), free_port()  # where the broker listens for a proxy, and the proxy's own port
         self.broker = EmbeddedKafka(BrokerSettings(folder / "kafka", properties=properties, behind=self.behind))
         self.control = folder / "control.json"
         self.releases_file = folder / "releases.jsonl"
@@ -244,7 +245,7 @@ class Row:
     def __init__(self, rig: Rig, name: str, sources: int) -> None:
         self.rig, self.name = rig, name
         self.sources = [self._name(n) for n in range(sources)]
-        self.ports = [free_port() for _ in self.sources]
+        self.ports = [free_port(UDP) for _ in self.sources]
         self.ingests = {source: f"ingest-{source}" for source in self.sources}
         self.began = 0.0
         self.start_pts: dict[int, int] = {}
@@ -453,15 +454,3 @@ def _is_bound(port: int) -> bool:
         except OSError:
             return True
     return False
-
-
-def free_tcp_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])

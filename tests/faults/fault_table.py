@@ -120,7 +120,7 @@ class Table:
     @property
     def missed(self) -> list[str]:
         """Rows that were missed, and rows that are missing."""
-        wrong = [name for name, row in self.rows.items() if row.verdict == "MISSED"]
+        wrong = [name for name, row in self.rows.items() if row.verdict != "held"]
         return wrong + [f"{name} (missing)" for name in ROWS if name not in self.rows]
 
     def text(self, whole: bool = True) -> str:

@@ -8,8 +8,10 @@ import time
 
 import pytest
 from fault_common import common
-from fault_rig import Rig, Row, free_port
+from fault_rig import Rig, Row
 from fault_table import Table
+
+from serving.free_ports import UDP, free_port
 
 pytestmark = [pytest.mark.needs("kafka"), pytest.mark.timeout(600)]
 STOPPED_S = 20.0
@@ -72,7 +74,7 @@ def _answered_before(row: Row, source: str, epoch: int, seq: int, at_ms: int) ->
 @pytest.mark.faults
 def test_f10_duplicate_producer(table: Table, rig: Rig, load) -> None:  # type: ignore[no-untyped-def]
     """A second ingester of a source that is read already, from a camera connection that counts from elsewhere."""
-    port = free_port()
+    port = free_port(UDP)
 
     def cameras(row: Row) -> None:
         row.more_cameras = [{"clip": 0, "port": port, "pts": HOUR}]

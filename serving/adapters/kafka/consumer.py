@@ -31,6 +31,7 @@ class KafkaConsumer(KafkaReader):
         self._uncommitted: set[TopicPartition] = set()
         super().__init__(options, {}, {**joining(options, group), "on_commit": self._on_commit})
         self._group, self._rebalance = group, rebalance
+        self._what = f"the log as {group.member or 'a member'} of group {group.group}"
         self._incremental = group.assignor is Assignor.COOPERATIVE_STICKY
         self._polled_at = time.monotonic()
         self._owed: set[TopicPartition] = set()  # given to us while no broker said from where to read

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from confluent_kafka import KafkaError, KafkaException
 
-from serving.errors import CommitRefused, LogError, LogUnavailable, RecordTooLarge, TopicUnknown
+from serving.errors import CommitRefused, LogError, LogUnavailable, MemberFenced, RecordTooLarge, TopicUnknown
 
 _CLASSES: dict[int, type[LogError]] = {
     KafkaError.MSG_SIZE_TOO_LARGE: RecordTooLarge,
@@ -33,11 +33,17 @@ _CLASSES: dict[int, type[LogError]] = {
     KafkaError.REQUEST_TIMED_OUT: LogUnavailable,
     KafkaError.KAFKA_STORAGE_ERROR: LogUnavailable,
 }
+_HINTS: dict[type[LogError], str] = {
+    TopicUnknown: "lockstep topics apply",
+    MemberFenced: "another process runs with this --member: give each its own, each system a kafka_prefix",
+}
 
 
 def translated(error: KafkaError | KafkaException, doing: str) -> LogError:
     """Our error for librdkafka's. `doing` says what was being done, with the topic or group."""
     found: KafkaError = error.args[0] if isinstance(error, KafkaException) else error
     kind = _CLASSES.get(found.code(), LogError)
-    hint = "lockstep topics apply" if kind is TopicUnknown else ""
+    if found.code() == KafkaError._FATAL and "fenced" in found.str():  # by a member of the same name; no code says so
+        kind = MemberFenced
+    hint = _HINTS.get(kind, "")
     return kind(f"{doing}: {found.str()} [{found.name()}]", hint=hint)

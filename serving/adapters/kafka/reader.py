@@ -48,7 +48,7 @@ class KafkaReader:
         self, options: KafkaOptions, positions: Mapping[TopicPartition, int], config: dict[str, Any] | None = None
     ):
         self._consumer = Consumer(config or reading(options))
-        self._incremental = False
+        self._incremental, self._what = False, "the log"
         self._next: dict[TopicPartition, int] = {}
         self._paused: set[TopicPartition] = set()
         self._gathered: list[LogRecord] = []
@@ -161,7 +161,7 @@ class KafkaReader:
         elif error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART and place.topic:
             self._unknown.setdefault(place.topic, time.monotonic())
         elif error.fatal() or error.code() not in _PASSING:
-            self._failure = self._failure or translated(error, f"reading {place.topic or 'the log'}")
+            self._failure = self._failure or translated(error, f"reading {place.topic or self._what}")
 
     def _check_unknown(self) -> None:
         """A topic just made is unknown for a moment; one that stays unknown was deleted or never made."""
@@ -212,7 +212,11 @@ class KafkaReader:
 
 
 def _pairs(message: Message) -> list[tuple[str, bytes | str | None]]:
-    return list(message.headers() or ())  # type: ignore[arg-type]
+    """None of them where a name is not UTF-8, which confluent-kafka cannot say: the record is refused without them."""
+    try:
+        return list(message.headers() or ())  # type: ignore[arg-type]
+    except (SystemError, UnicodeDecodeError):
+        return []
 
 
 def _bytes(value: bytes | str | None) -> bytes:

@@ -21,7 +21,7 @@ import numpy as np
 import simplejpeg
 
 from serving.errors import EngineFailed, ServingError, Unavailable
-from serving.streams.main import OpenedModel
+from serving.streams.models import OpenedModel
 from serving.streams.worker import Infer
 from serving.testing.stub_bundles import make_bundle
 from serving.testing.sync_code import HEIGHT, WIDTH, find_square, read_own
@@ -107,7 +107,7 @@ def stub_infer(control: Control, mark: Mark | None = None, seed: int = 0) -> Inf
 
 
 def open_stub(folder: Path, infer: Infer) -> Callable[[str], OpenedModel]:
-    """`serving.streams.main.OpenModel` for any name; folder: for the bundle's empty version."""
+    """`serving.streams.models.OpenModel` for any name; folder: for the bundle's empty version."""
     return lambda name: OpenedModel(make_bundle(folder, name, "detection", preprocess=_SIZE), infer, lambda: None)
 
 

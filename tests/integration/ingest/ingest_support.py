@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from serving.adapters.kafka import KafkaLog, KafkaOptions, KafkaTopics
 from serving.adapters.video.clips import ClipSpec, write_clip
 from serving.adapters.video.live import send_live
 from serving.clock import SystemClock
+from serving.free_ports import UDP, free_port
 from serving.murmur2 import partition_of
 from serving.ports_log import TopicPartition, TopicState
 from serving.records import FrameMessage, decode_frame
@@ -54,10 +54,7 @@ class Camera:
     """Sends a clip to a UDP port of its own until `stop`."""
 
     def __init__(self, clip: Path) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as place:
-            place.bind(("127.0.0.1", 0))
-            port = place.getsockname()[1]
-        self.address = f"udp://127.0.0.1:{port}"
+        self.address = f"udp://127.0.0.1:{free_port(UDP)}"
         self._over = threading.Event()
         self._thread = threading.Thread(target=send_live, args=(clip, self.address, SystemClock(), self._over.wait))
         self._thread.start()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.streams.main import OpenedModel, in_process
+from serving.streams.models import OpenedModel, in_process
 from tests.integration.kafka import test_sound_on_kafka as over
 from tests.integration.kafka.test_workloads_on_kafka import FRAMES, SIDE, Row, clip, corner, through, wanted
 from tests.unit.pipelines.cascade_support import STAGES, cascade, nets

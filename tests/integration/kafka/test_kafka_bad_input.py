@@ -76,6 +76,21 @@ def test_a_record_of_30_mb_becomes_a_dead_letter_that_says_so(kafka: EmbeddedKaf
     assert "frames.key" in slash.error and "'a/b'" in slash.error and "frames.key" in long.error
     code, rows = lockstep("dead-letters", "list", "--kafka", kafka.bootstrap, "--config", config(names), "--json")
     assert code == 0 and [row["whole"] for row in rows] == [False, True, True]
+    _shown_and_replayed(kafka, names, rows)
+
+
+def _shown_and_replayed(kafka: EmbeddedKafka, names: Names, rows: list[dict[str, Any]]) -> None:
+    """What a person does next: look at one, write it again; the one that was cut cannot be."""
+    where = ("--kafka", kafka.bootstrap, "--config", config(names), "--json")
+    code, shown = lockstep("dead-letters", "show", rows[1]["id"], *where)
+    assert code == 0 and shown["reason"] == "schema" and "'a/b'" in shown["error"]
+    reader = KafkaLog(KafkaOptions(kafka.bootstrap)).reader({TopicPartition(names.topic("frames"), 0): 0})
+    (place,) = reader.assignment()
+    before = reader.bounds(place)[1]
+    code, done = lockstep("dead-letters", "replay", "--all", "--reason", "schema", *where)
+    assert (code, done["replayed"]) == (1, 2), "two of three: of the big one 64 kB are left"
+    assert reader.bounds(place)[1] == before + 2
+    reader.close()
 
 
 def config(names: Names) -> str:

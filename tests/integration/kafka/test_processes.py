@@ -40,10 +40,10 @@ except LockstepError as error:
 class Shell:
     """Commands of one system, and what still runs of them."""
 
-    def __init__(self, folder: Path, kafka: str) -> None:
+    def __init__(self, folder: Path, kafka: str, prefix: str = "procs.") -> None:
         self.folder = folder
         self.config = folder / "lockstep.yaml"
-        self.config.write_text(f"kafka: {kafka}\nkafka_prefix: procs.\nrepository: {folder / 'repository'}\n")
+        self.config.write_text(f"kafka: {kafka}\nkafka_prefix: {prefix}\nrepository: {folder / 'repository'}\n")
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def command(self, *arguments: str) -> list[str]:
@@ -55,9 +55,10 @@ class Shell:
         )
         return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr
 
-    def start(self, *arguments: str) -> None:
-        with (self.folder / f"{arguments[0]}.log").open("wb") as log:
-            self.running[arguments[0]] = subprocess.Popen(self.command(*arguments), stdout=log, stderr=log)
+    def start(self, *arguments: str, log: str = "") -> None:
+        name = log or arguments[0]
+        with (self.folder / f"{name}.log").open("wb") as file:
+            self.running[name] = subprocess.Popen(self.command(*arguments), stdout=file, stderr=file)
 
     def stop(self) -> dict[str, int]:
         for process in self.running.values():

@@ -14,7 +14,7 @@ from models.samples.sound_scenes import read_wav
 from serving.ports_log import RecordLog
 from serving.roles.names import Names
 from serving.served_model import ServedModel
-from serving.streams.main import OpenedModel, OpenModel, in_process
+from serving.streams.models import OpenedModel, OpenModel, in_process
 from serving.testing.stub_bundles import make_bundle
 from tests.integration.kafka import test_sound_on_kafka as over
 from tests.integration.streams import test_run_sound as clips

@@ -40,7 +40,7 @@ from serving.roles.transport import LogTransport
 from serving.roles.worker import LogWorker
 from serving.served_model import ServedModel
 from serving.spec import ModelSpec, SoundSpec
-from serving.streams.main import OpenedModel, in_process
+from serving.streams.models import OpenedModel, in_process
 from serving.streams.worker import Worker
 from serving.testing.memory_log import MemoryLog
 from serving.testing.stub_bundles import make_bundle

@@ -23,7 +23,8 @@ from serving.ports_log import RecordLog
 from serving.preprocess.jpeg import JpegCodec
 from serving.records import StreamMessage
 from serving.roles.names import Names
-from serving.streams.main import OpenedModel, OpenModel, RunOptions, in_process, run_streams
+from serving.streams.main import RunOptions, run_streams
+from serving.streams.models import OpenedModel, OpenModel, in_process
 from serving.testing.pitch_scene import Scene, sweep
 from serving.types import Detections, InferRequest, InferResponse, PixelArray
 from tests.integration.kafka import test_sound_on_kafka as over

@@ -20,7 +20,8 @@ from serving.backend import open_served
 from serving.bundle import catalogue
 from serving.config import Settings
 from serving.pipelines import PipelineModel
-from serving.streams.main import OpenedModel, RunOptions, in_process, run_streams
+from serving.streams.main import RunOptions, run_streams
+from serving.streams.models import OpenedModel, in_process
 from serving.triton.embedded import EmbeddedTriton
 from serving.types import InferRequest, InferResponse, PixelArray
 

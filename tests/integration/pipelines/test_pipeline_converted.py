@@ -21,7 +21,8 @@ from serving.config import Settings
 from serving.errors import CertificateRefused, SpecInvalid
 from serving.gallery import Facts, Galleries, GalleryWriter
 from serving.gallery.asking import found_in, sample_of, to_enrol
-from serving.streams.main import OpenedModel, RunOptions, in_process, run_streams, through_triton
+from serving.streams.main import RunOptions, run_streams
+from serving.streams.models import OpenedModel, in_process, through_triton
 from serving.triton.embedded import EmbeddedTriton
 from serving.types import Detections, InferRequest, InferResponse
 

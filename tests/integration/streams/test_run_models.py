@@ -19,7 +19,8 @@ from serving.bundle import ModelBundle
 from serving.engines import open_engine
 from serving.errors import NotFound, ParameterInvalid, SourceRefused, StorageFailed
 from serving.served_model import ServedModel
-from serving.streams.main import OpenedModel, RunOptions, in_process, run_streams, through_triton
+from serving.streams.main import RunOptions, run_streams
+from serving.streams.models import OpenedModel, in_process, through_triton
 from serving.streams.outputs import TextOutput
 
 VOLATILE = ("timings_ms", "attempt")
@@ -240,3 +241,20 @@ def test_through_triton_the_results_are_the_same(
     url = f"grpc://{triton.grpc_url}"
     assert run_streams(options, lambda name: through_triton(ModelBundle.load(folder), url)).ok
     assert lines(tmp_path / "r.jsonl") == here and len(here) == 30
+
+
+@pytest.mark.needs("triton")
+def test_an_answer_under_another_certificate_is_none(
+    request: pytest.FixtureRequest, red_clip: Path, tmp_path: Path
+) -> None:
+    """The version was certified again while Triton serves it: labels, thresholds or weights may be other ones."""
+    triton = shared_triton(request)
+    served = ModelBundle.load(triton._repository / "redness" / "1")
+    options = RunOptions((str(red_clip),), ("redness",), results=tmp_path / "r.jsonl")
+    url = f"grpc://{triton.grpc_url}"
+    for certificate_id, reasons in ((served.certificate_id, {}), ("0123456789ab", {"model_unavailable": 30})):
+        checked = replace(served, certificate_id=certificate_id)
+        summary = run_streams(options, lambda name, checked=checked: through_triton(checked, url))
+        (source,) = summary.sources
+        assert ("expected answers under certificate" in summary.text()) is bool(reasons)
+        assert source.balanced and dict(source.balances["redness"].reasons) == reasons

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import socket
 import subprocess
 import threading
 import time
@@ -16,18 +15,13 @@ from stream_helpers import Ran, Shown, pipeline, run_one  # type: ignore[import-
 
 from serving.adapters.video import AddressSource, ReaderOptions
 from serving.adapters.video.clips import X264_IBBP, ClipSpec, write_clip
+from serving.free_ports import UDP, free_port
 from serving.streams.ingest import ReconnectRules
 from serving.streams.run import RunSettings
 from serving.testing.sync_code import linear, picture, read_own
 from serving.testing.sync_play import OneTrack, read_picture
 
 pytestmark = pytest.mark.needs("ffmpeg")
-
-
-def free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(socket.AF_INET, kind) as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +82,7 @@ def assert_aligned(ran: Ran, at_least: int) -> None:
 
 
 def test_udp_ends_by_its_lease(coded: Path) -> None:
-    port = free_port(socket.SOCK_DGRAM)
+    port = free_port(UDP)
     address = f"udp://127.0.0.1:{port}"
     with sender("-i", str(coded), "-c", "copy", "-f", "mpegts", f"{address}?pkt_size=1316"):
         ran = live(address, lease_s=8.0)
@@ -97,7 +91,7 @@ def test_udp_ends_by_its_lease(coded: Path) -> None:
 
 
 def test_rtmp_pulled_from_a_listening_sender(coded: Path) -> None:
-    port = free_port(socket.SOCK_STREAM)
+    port = free_port()
     address = f"rtmp://127.0.0.1:{port}/live/cam"
     with sender("-i", str(coded), "-c", "copy", "-f", "flv", "-listen", "1", address):
         wait_until(lambda: is_listening(port))
@@ -108,7 +102,7 @@ def test_rtmp_pulled_from_a_listening_sender(coded: Path) -> None:
 
 @pytest.mark.faults
 def test_a_sender_that_dies_for_twelve_seconds_is_one_epoch_more(coded: Path) -> None:
-    port = free_port(socket.SOCK_DGRAM)
+    port = free_port(UDP)
     address = f"udp://127.0.0.1:{port}"
     found: list[Ran] = []
     seen = Shown()

@@ -20,7 +20,8 @@ from serving.adapters.video.clips import ClipSpec, write_clip
 from serving.errors import ParameterInvalid
 from serving.pipelines import answer as join
 from serving.pipelines.items import Item
-from serving.streams.main import OpenedModel, OpenModel, RunOptions, in_process, run_streams
+from serving.streams.main import RunOptions, run_streams
+from serving.streams.models import OpenedModel, OpenModel, in_process
 from serving.types import Detections, FloatArray, PixelArray
 from tests.unit.pipelines.pipeline_support import COLOURS, FakeModel, colour, pipeline
 

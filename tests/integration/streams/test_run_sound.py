@@ -21,7 +21,8 @@ import pytest
 
 from serving.errors import ParameterInvalid
 from serving.served_model import ServedModel
-from serving.streams.main import OpenedModel, RunOptions, in_process, run_streams
+from serving.streams.main import RunOptions, run_streams
+from serving.streams.models import OpenedModel, in_process
 from serving.streams.summary import RunSummary
 from serving.testing.stub_bundles import make_bundle
 from serving.types import Array, EngineInfo, InferRequest, InferResponse, TensorSpec

@@ -67,6 +67,10 @@ def test_up_shows_both_sources_balances_and_leaves_nothing(up: Up) -> None:
         assert source["measured"] and not source["differing"] and not source["unreadable"], text
         assert all("coverage" in fault or "analysed" in fault for fault in source["faults"]), text
 
+    code, text = up.lockstep("ledger", "--all", "--json", "--config", up.document["config"])
+    rows = json.loads(text[: text.rindex("]") + 1])
+    assert code == 0 and all(row["balanced"] and row["in_flight"] for row in rows), "while both go on: " + text
+
     for source_id in ("coded", "pedestrians"):  # a source that is over closes its ledger
         request = urllib.request.Request(f"{up.url}/v1/streams/{source_id}", method="DELETE")
         with urllib.request.urlopen(request, timeout=20) as answer:

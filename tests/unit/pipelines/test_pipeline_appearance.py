@@ -17,7 +17,7 @@ from serving.errors import EngineFailed, ParameterInvalid
 from serving.frames import Frame, Picture
 from serving.pipelines import PipelineModel
 from serving.ports import ServerReply
-from serving.streams.main import OpenedModel, in_process, pipeline_of
+from serving.streams.models import OpenedModel, in_process, pipeline_of
 from serving.streams.remote import RemoteInfer
 from serving.streams.worker import Worker
 from serving.tasks import task_named
@@ -54,7 +54,8 @@ def reply(model: PipelineModel, pixels: PixelArray) -> dict[str, Array]:
 
 def read(tensors: dict[str, Array]) -> Detections:
     """The answer as a worker reads it that asks a server."""
-    remote = RemoteInfer(lambda: pytest.fail("not asked"), "demo", "1", "pipeline", 1.0)
+    certificate_id = json.loads(tensors[RESULT].tobytes())["certificate_id"]
+    remote = RemoteInfer(lambda: pytest.fail("not asked"), "demo", "1", certificate_id, "pipeline", 1.0)
     try:
         result = remote._response(ServerReply("demo", "1", tensors)).result
     finally:

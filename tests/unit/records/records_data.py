@@ -60,8 +60,8 @@ def frames(draw: st.DrawFn) -> tuple[FrameMessage, bytes | None]:
         draw(st.sampled_from(PtsSource)), draw(st.none() | int64), draw(st.sampled_from(CaptureQuality)),
         draw(st.none() | int64),
     )  # fmt: skip
-    scale = draw(st.sampled_from([Fraction(1), Fraction(1, 2), Fraction(3, 7)]))
     size = draw(st.sampled_from([(0, 0), (640, 480)]))
+    scale = draw(st.sampled_from([Fraction(1), Fraction(1, 2), Fraction(3, 7)])) if any(size) else Fraction(1)
     return FrameMessage(frame, *size, scale, draw(traces)), payload
 
 

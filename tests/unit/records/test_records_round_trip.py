@@ -129,7 +129,7 @@ def test_a_dead_letter_of_a_tombstone() -> None:
 
 def test_of_a_value_over_the_limit_the_beginning_is_kept_with_size_and_hash() -> None:
     value = bytes(range(256)) * (20 << 10)
-    letter = DeadLetter.of(LogRecord("frames", 0, 1, b"k", value), "too_large", LogUnavailable("why"))
+    letter = DeadLetter.of(LogRecord("frames", 0, 1, b"k", value), "schema", LogUnavailable("why"))
     back = decode_dead_letter(*encode_dead_letter(letter))
     assert back.record.value == value[: 64 << 10]
     assert not back.whole and back.size == len(value) and back.sha256 == letter.sha256
@@ -174,7 +174,8 @@ BAD_HEADERS = [
     ("pipelines", None), ("pipelines", ""), ("pipelines", "a,a"), ("pipelines", "a/b"), ("pipelines", "a,,b"),
     ("analyse", "yes"), ("analyse", "1"), ("pts_source", "dts"), ("capture_quality", "exact"),
     ("capture_ns", "now"), ("raw_pts", "x"), ("dts", "x"), ("last_seq", "9"),
-    ("width", "0"), ("scale", "3/2"), ("traceparent", "00-0-0-0"), ("ce_specversion", "0.3"),
+    ("width", "0"), ("scale", "3/2"),
+    ("traceparent", "00-0-0-0"), ("ce_specversion", "0.3"),
     ("ce_type", "lockstep.frame.v2"), ("ce_type", "lockstep.result.v1"), ("epoch", "1" * 2000),
 ]  # fmt: skip
 

@@ -345,6 +345,35 @@ def test_partitions_lost_and_given_back_end_no_child(log: MemoryLog, member: Mem
     assert member.steps().reads == set() and member.world.children[0].asked == [False], "another has it"
 
 
+def test_while_its_partition_is_lost_no_child_of_a_source_begins_again(log: MemoryLog, member: Member) -> None:
+    """This process was held up for longer than the lease: whoever has the partition now reads the source, and a child
+    of ours would fence that one."""
+    write(log, GATE)
+    member.steps(6)
+    place = TopicPartition("t.streams", log_partition("gate"))
+    member.role.lost([place])
+    member.world.children[0].how = ChildEnd(End.HANDED_OVER)
+    member.steps().world.after(10)
+    assert len(member.world.children) == 1
+    member.role._consumer.seek(place, 0)
+    member.role.assigned({place: None})
+    assert member.steps(6).reads == {"gate"} and len(member.world.children) == 2, "it is ours again"
+
+
+def test_a_source_that_was_fenced_begins_again_with_its_partition(log: MemoryLog, member: Member) -> None:
+    """Another member had it for a while; nobody else would read it any more."""
+    write(log, GATE)
+    member.steps(6)
+    place = TopicPartition("t.streams", log_partition("gate"))
+    member.role.lost([place])
+    member.world.children[0].how = ChildEnd(End.FENCED)
+    member.steps().world.after(100)
+    assert len(member.world.children) == 1 and member.world.state() is SourceState.FENCED
+    member.role._consumer.seek(place, 0)
+    member.role.assigned({place: None})
+    assert member.steps(6).reads == {"gate"} and len(member.world.children) == 2
+
+
 def test_metrics_of_the_fleet(log: MemoryLog, member: Member) -> None:
     write(log, GATE)
     member.steps(6)
@@ -374,6 +403,12 @@ def test_metrics_of_the_fleet(log: MemoryLog, member: Member) -> None:
     page = member.monitor.metrics.exposition().decode()
     assert 'lockstep_stream_connections_total{source="gate"} 5.0' in page, "a new process counts from 0"
     assert 'lockstep_stream_epochs_total{source="gate"} 1.0' in page, "an epoch is told once"
+    assert "lockstep_ingest_picture_age_seconds{" in page, "what crashed is expected back, and its pictures missed"
+    member.world.children[-1].how = ChildEnd(End.OVER)
+    member.world.after(0)
+    report(member.monitor, member.world.fleet, counted)
+    page = member.monitor.metrics.exposition().decode()
+    assert "lockstep_ingest_picture_age_seconds{" not in page and "lockstep_ingest_source_up{" not in page
 
 
 # -- registry ---------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from serving.media import OutputSummary
 from serving.ports_log import Committed, GroupOptions, TopicPartition
 from serving.preprocess.jpeg import JpegCodec
 from serving.records import StreamMessage, decode_result, encode_stream
-from serving.roles.ledger import read_ledger
+from serving.roles.ledger import GRACE_MS, Due, read_ledger
 from serving.roles.main_mixer import MixerOptions, _new_mix_role
 from serving.roles.mixer import LogMixer
 from serving.roles.monitor import RoleMonitor
@@ -241,6 +241,29 @@ def test_the_ledger_of_a_live_source_says_up_to_where_it_is_closed(log: MemoryLo
     assert (row.open, row.closed_to, row.balanced) == (2, 4, False)
     (row,) = read_ledger(log, NAMES, "gate", range(0, row.closed_to))
     assert (row.accepted, row.open, row.closed_to, row.balanced) == (4, 0, 4, True)
+
+
+def test_the_ledger_of_a_live_source_that_goes_on_balances_what_is_closed(log: MemoryLog) -> None:
+    from serving.frames import DropReason, LedgerKey, Outcome
+    from serving.records import OutcomeMessage, encode_outcome
+
+    claims, sender = claim(log, kind=SourceKind.LIVE), Sender(log.producer())
+    for seq in (0, 1, 2, 3, 4, 6):  # nothing was told of 5 yet
+        message = OutcomeMessage(LedgerKey("gate", 1, seq, "person"), Outcome.dropped(DropReason.STALE), seq < 3)
+        sender.send(NAMES.topic("outcomes"), encode_outcome(message), 0)
+    sender.flush(5)
+    (row,) = read_ledger(log, NAMES, "gate")
+    assert (row.accepted, row.dropped, row.in_flight, row.open, row.holes, row.balanced) == (3, 3, 4, 0, 0, True)
+    (row,) = read_ledger(log, NAMES, "gate", range(0, 7))
+    assert (row.accepted, row.open, row.missing, row.balanced) == (7, 3, ["5"], False), "what was asked for by number"
+    late_ms = log.clock.monotonic_ns() // 1_000_000 + 60_000 + GRACE_MS
+    (row,) = read_ledger(log, NAMES, "gate", due=Due(late_ms - 1_000))
+    assert row.balanced
+    (row,) = read_ledger(log, NAMES, "gate", due=Due(late_ms + 1))
+    assert (row.accepted, row.in_flight, row.open, row.holes, row.balanced) == (7, 0, 3, 1, False), "late is no excuse"
+    claims.ended(1, 7, last=True)
+    (row,) = read_ledger(log, NAMES, "gate")
+    assert (row.accepted, row.in_flight, row.open, row.holes, row.balanced) == (7, 0, 3, 1, False)
 
 
 def test_f5_a_picture_that_does_not_decode_is_left_out_and_ends_nobody(

@@ -84,9 +84,10 @@ def test_alive_means_that_the_loop_turns(port: int, monitor: RoleMonitor, clock:
     assert get(port, "/elsewhere")[0] == 404
 
 
-def test_metrics_are_bounded_and_short(port: int, monitor: RoleMonitor) -> None:
+def test_metrics_are_bounded_and_short(port: int, monitor: RoleMonitor, capsys: pytest.CaptureFixture[str]) -> None:
     place = TopicPartition("acme.frames", 3)
     monitor.polled(Polled(lost=(Lost(place, 5, 9),)))
+    assert "acme.frames/3: offsets 5 to 9 were deleted before they were read" in capsys.readouterr().err
     monitor.rebalanced("assigned", [place, TopicPartition("acme.results", 3)])
     for number in range(SOURCES_MOST + 50):
         monitor.metrics.set("lockstep_worker_queue_frames", 1, source=f"s{number}")

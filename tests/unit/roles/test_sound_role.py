@@ -20,12 +20,11 @@ from serving.preprocess.jpeg import JpegCodec
 from serving.records import FrameMessage, decode_dead_letter, encode_frame
 from serving.roles.accountant import LogAccountant
 from serving.roles.jobs import IDS_A_FRAME, WorkerSettings
-from serving.roles.main_worker import WorkerOptions, _pipelines
 from serving.roles.sender import Sender
 from serving.roles.transport import LogTransport
 from serving.roles.worker import LogWorker
 from serving.served_model import ServedModel
-from serving.streams.main import in_process
+from serving.streams.models import in_process, open_pipelines
 from serving.streams.worker import Worker
 from serving.testing.stub_bundles import make_bundle
 from tests.integration.streams.test_run_sound import SOUND, Engine, hears
@@ -57,7 +56,7 @@ def write(system: System, source: str, seq: int, payload: bytes, pipelines: tupl
 def worker(system: System, folder: Path, stack: ExitStack) -> LogWorker:
     bundle = make_bundle(folder, "ears", "audio", sound=SOUND, labels=["loud"], outputs=["p", "state_out"])
     opened = in_process(ServedModel(bundle, Engine(hears)))
-    pipelines, most = _pipelines(WorkerOptions(("ears",)), lambda name: opened, stack)
+    pipelines, most = open_pipelines(("ears",), lambda name: opened, stack)
     role = Worker(pipelines, transport=LogTransport(JpegCodec()), first_id=lambda frame: made.first_id(frame))
     made = LogWorker(system.log, NAMES, role, WorkerSettings(max_batch=most), system.clock, lambda: None)
     return made

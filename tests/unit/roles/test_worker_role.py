@@ -16,7 +16,7 @@ from serving.errors import Unavailable
 from serving.frames import SourceKind
 from serving.murmur2 import partition_of
 from serving.ports_log import TopicPartition
-from serving.records import decode_dead_letter
+from serving.records import StreamState, decode_dead_letter
 from serving.roles.accountant import LogAccountant
 from serving.roles.jobs import WorkerSettings
 from serving.testing.memory_log import MemoryProducer
@@ -114,7 +114,7 @@ def test_f3_frames_wait_for_a_model_as_long_as_they_are_worth_it() -> None:
     system.until(lambda: len(system.model.calls) > asked + 3, worker, step_ms=20)
     assert system.clock.monotonic_ns() - since_ns > 1_000_000_000, "asked now and then, not all the time"
     worker.monitor.turned()
-    assert any("model person" in reason for reason in worker.monitor.not_ready())
+    assert "model person: nobody answers" in worker.monitor.not_ready()
     system.model.away = None
     system.until(lambda: len(system.ends()) == 3, worker, step_ms=20)
     system.frames("live", [1])
@@ -138,6 +138,32 @@ def test_f3_the_models_that_answer_do_not_wait_for_the_one_that_is_away() -> Non
     system.until(lambda: len(system.results()) == 10, worker, step_ms=50)
     late = [m.posting.key.frame_seq for m in system.results() if m.posting.key.pipeline == "gone"]
     assert late == [0, 1, 2, 3, 4], "in their order, whatever was asked meanwhile"
+
+
+def test_of_a_source_that_is_over_no_result_is_missed() -> None:
+    """The age of its newest result would grow for ever, and call somebody at night."""
+    system = System()
+    for name in ("a", "b"):
+        system.claim(name)
+        system.register(name)
+        system.frames(name, [0])
+    worker = system.worker()
+
+    def ages() -> set[str]:
+        worker.analyst.report()
+        worker._report(system.clock.monotonic_ns())
+        page = worker.monitor.metrics.exposition().decode()
+        return {name for name in ("a", "b") if f'lockstep_worker_result_age_seconds{{source="{name}"}}' in page}
+
+    system.until(lambda: len(system.results()) == 2 and not worker.analyst._sender.waiting, worker, step_ms=5)
+    assert ages() == {"a", "b"}
+    system.register("a", state=StreamState.REMOVED)
+    system.until(lambda: ages() == {"b"}, worker)
+    system.frames("a", [1])
+    system.until(lambda: len(system.results()) == 3 and not worker.analyst._sender.waiting, worker, step_ms=5)
+    system.register("a", every=2)
+    system.frames("a", [2])
+    system.until(lambda: ages() == {"a", "b"}, worker, step_ms=5)
 
 
 # -- partitions come and go -------------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ from serving.frames import Frame, Picture
 from serving.ports import ServerReply
 from serving.preprocess.reference import prepare
 from serving.spec import ModelSpec
-from serving.streams.main import OpenedModel, RunOptions, run_streams
+from serving.streams.main import RunOptions, run_streams
+from serving.streams.models import OpenedModel
 from serving.streams.remote import RemoteInfer
 from serving.streams.sessions import Sessions, session_of
 from serving.streams.worker import Pipeline, Region, Worker
@@ -240,9 +241,10 @@ def test_the_answer_to_one_picture_and_the_gate_on_it() -> None:
 def test_a_session_that_asks_a_server_gets_the_map_itself() -> None:
     """The document tells its shape only."""
     found = TASK.postprocess({"features": maps(picture(40)[20:147, 20:147])}, None, SPEC, {})
-    document = np.frombuffer(json.dumps(TASK.to_document(found, ())).encode(), np.uint8)
+    fields = {"certificate_id": "abcdef012345", **TASK.to_document(found, ())}
+    document = np.frombuffer(json.dumps(fields).encode(), np.uint8)
     tensors = {name: array[None] for name, array in TASK.to_tensors(found, SPEC).items()}
-    infer = RemoteInfer(lambda: pytest.fail("not asked"), "siamfc", "1", TASK.name, 1.0)
+    infer = RemoteInfer(lambda: pytest.fail("not asked"), "siamfc", "1", "abcdef012345", TASK.name, 1.0)
     try:
         answer = infer._response(ServerReply("siamfc", "1", {**tensors, "result": document[None]}))
     finally:

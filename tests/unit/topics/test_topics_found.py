@@ -88,6 +88,13 @@ def test_what_costs_too_much_is_named_with_its_cost(value: str, what: str) -> No
     assert report.refused == [] and len(report.warnings) == 1 and what in report.warnings[0]
 
 
+def test_bytes_that_hold_less_than_is_needed_are_named() -> None:
+    found = good()
+    setting("frames", "retention.bytes", "100000000")(found)
+    (warning,) = check_found(found, FILE, RETENTION, "acme.").warnings
+    assert "acme.frames: retention.bytes 100000000 a partition holds 83 s" in warning and "at least 360 s" in warning
+
+
 def test_a_partition_with_far_more_than_its_share_is_hot() -> None:
     shared = streams_per_partition([f"cam-{n}" for n in range(40)], 8)
     assert sum(map(len, shared.values())) == 40 and hot_partitions(shared) == []

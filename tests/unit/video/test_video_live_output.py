@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from video_helpers import TB90  # type: ignore[import-not-found]
 
 from serving.adapters.video import HlsSettings, HlsWriter, PublishWriter, RecordingWriter, last_shown
 from serving.errors import SourceRefused
+from serving.free_ports import free_port
 from serving.media import OutputStream
 from serving.streams.lines import describe
 
@@ -72,12 +72,6 @@ def test_a_recording_is_cut_by_length_and_epoch_into_whole_files(tmp_path: Path)
             found[path.name] = sum(1 for _ in file.decode(video=0))
     names = ["gate-00001-00000000.mp4", "gate-00001-00000020.mp4", "gate-00002-00000000.mp4"]
     assert found == dict(zip(names, (20, 20, 5), strict=True)) and not list(tmp_path.glob(".*.part"))
-
-
-def free_port() -> int:
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        return int(place.getsockname()[1])
 
 
 LISTENING = {"rtmp": ["-listen", "1"], "rtsp": ["-rtsp_flags", "listen"]}
