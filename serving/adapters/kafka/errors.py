@@ -16,6 +16,7 @@ _CLASSES: dict[int, type[LogError]] = {
     KafkaError.UNKNOWN_MEMBER_ID: CommitRefused,
     KafkaError.FENCED_INSTANCE_ID: CommitRefused,
     KafkaError._ASSIGNMENT_LOST: CommitRefused,
+    KafkaError._FATAL: CommitRefused,  # the member is out of its group for good; what it reads next says why
     KafkaError._TRANSPORT: LogUnavailable,
     KafkaError._TIMED_OUT: LogUnavailable,
     KafkaError._MSG_TIMED_OUT: LogUnavailable,

@@ -21,7 +21,7 @@ from serving.adapters.kafka import KafkaLog, KafkaOptions, KafkaTopics
 from serving.align import CloseRule
 from serving.cli import commands_letters, commands_roles, commands_topics
 from serving.clock import SystemClock
-from serving.errors import LockstepError, LogError, LogUnavailable, TopicsInvalid, TopicUnknown
+from serving.errors import LockstepError, LogError, LogUnavailable, ParameterInvalid, TopicsInvalid, TopicUnknown
 from serving.ports_log import MAX_RECORD_BYTES, GroupOptions, TopicPartition, TopicState
 from serving.records.dead_letters import KEPT_BYTES
 from serving.roles.accountant import LogAccountant
@@ -87,8 +87,11 @@ def _shown_and_replayed(kafka: EmbeddedKafka, names: Names, rows: list[dict[str,
     reader = KafkaLog(KafkaOptions(kafka.bootstrap)).reader({TopicPartition(names.topic("frames"), 0): 0})
     (place,) = reader.assignment()
     before = reader.bounds(place)[1]
-    code, done = lockstep("dead-letters", "replay", "--all", "--reason", "schema", *where)
-    assert (code, done["replayed"]) == (1, 2), "two of three: of the big one 64 kB are left"
+    with pytest.raises(ParameterInvalid, match="only 65536 of its 31457280 bytes were kept"):
+        lockstep("dead-letters", "replay", "--all", "--reason", "schema", *where)
+    assert reader.bounds(place)[1] == before, "none is written where one cannot be"
+    code, done = lockstep("dead-letters", "replay", rows[1]["id"], rows[2]["id"], *where)
+    assert (code, done["replayed"]) == (0, 2)
     assert reader.bounds(place)[1] == before + 2
     reader.close()
 

@@ -32,7 +32,6 @@ from serving.records import StreamMessage, decode_result, result_document
 from serving.roles.accountant import LogAccountant
 from serving.roles.ingest import IngestSettings, LogIngest
 from serving.roles.jobs import WorkerSettings
-from serving.roles.main_worker import WorkerOptions, _pipelines
 from serving.roles.mixer import LogMixer
 from serving.roles.names import Names
 from serving.roles.reading import source_of
@@ -40,7 +39,7 @@ from serving.roles.transport import LogTransport
 from serving.roles.worker import LogWorker
 from serving.served_model import ServedModel
 from serving.spec import ModelSpec, SoundSpec
-from serving.streams.models import OpenedModel, in_process
+from serving.streams.models import OpenedModel, in_process, open_pipelines
 from serving.streams.worker import Worker
 from serving.testing.memory_log import MemoryLog
 from serving.testing.stub_bundles import make_bundle
@@ -89,7 +88,7 @@ def through_the_log(
     """Results of each source by frame, and balances, once every source is over and accounted for."""
     models = tuple(name for stream in streams for name in stream.pipelines)
     with ExitStack() as stack:
-        pipelines, most = _pipelines(WorkerOptions(models, track, reid=reid), open_model, stack)
+        pipelines, most = open_pipelines(models, open_model, stack, track, reid)
         role = Worker(pipelines, None, LogTransport(JpegCodec()), lambda frame: worker.first_id(frame))
         worker = LogWorker(log, names, role, WorkerSettings(max_batch=most), CLOCK, lambda: None)
         accountant = LogAccountant(log, names, CloseRule(), CLOCK)
