@@ -17,7 +17,7 @@ PAUSE_AT, MOST = 2048, 4096
 FORGET_NS = 60 * NS_PER_S  # where all frames are read, those of older results were deleted unread, or never were
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Kept:
     posting: Posting
     offset: int

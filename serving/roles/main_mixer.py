@@ -84,6 +84,7 @@ def _new_mix_role(
             [_Told(told)],
             average_rate=Fraction(info.average_rate) if info.average_rate else None,
             observer=MixedMetrics(monitor.metrics),
+            may_lose=outputs.may_lose,
         )
 
     return make

@@ -1,6 +1,7 @@
 """Mixer over the log: frames and results of its partitions in, shown frames out, by the mix role of `lockstep run`.
 
-A frame is released from its position once it is shown; a mixer that takes over starts at the oldest that was not.
+A frame is released from its position once it is shown, a file's once its segment is whole; a mixer that takes over
+begins at the oldest that was not.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from serving.clock import NS_PER_S, Clock
 from serving.errors import CommitRefused, LogUnavailable, RecordInvalid
-from serving.frames import AlignedFrame, DroppedRun, Frame, FrameRecord, Picture, PictureCodec, SourceKind
+from serving.frames import AlignedFrame, DroppedRun, Frame, FrameKey, FrameRecord, Picture, PictureCodec, SourceKind
 from serving.media import OutputSummary
 from serving.ports_index import ResultIndex
 from serving.ports_log import Assignor, Committed, GroupOptions, LogRecord, RecordLog, TopicPartition
@@ -48,6 +49,7 @@ class _Source:
     places: dict[tuple[int, int], _Place] = field(default_factory=dict)
     outputs: list[OutputSummary] = field(default_factory=list)
     seen: dict[int, int] = field(default_factory=dict)  # next place to be read, by epoch
+    shown: deque[tuple[FrameKey, tuple[int, int]]] = field(default_factory=deque)  # and not yet done with
     done: bool = False
 
     def is_over(self, epoch: int) -> bool:
@@ -201,6 +203,7 @@ class LogMixer:
             self._is_done(place)
         source.places.clear()
         source.waiting.clear()
+        source.shown.clear()
 
     def _is_done(self, place: _Place) -> None:
         number, offset = place
@@ -230,6 +233,7 @@ class LogMixer:
         claimed = self._timelines.check(message)
         if claimed.info.sample_rate:
             self._heard.add(message.record.source_id)
+            self._ahead[record.partition].forget_before(message.record.source_id, message.record.epoch + 1, 0)
             self._progress[record.partition].read(record.offset, 0)
             return
         self._heard.discard(message.record.source_id)
@@ -275,6 +279,7 @@ class LogMixer:
             source.role.frame(record, now_ns, at_end)
         source.role.poll(now_ns)
         source.role.tick(now_ns)
+        self._release(source)
         ended = self._timelines.ended(source_id)
         if ended is not None and not source.done and not source.waiting and _has_all(source.seen, ended):
             mixer.end()
@@ -285,11 +290,15 @@ class LogMixer:
                 self._all_done(source)
 
     def _shown(self, source_id: str, shown: AlignedFrame) -> None:
-        """The frame is done with, and so is what lay before it and was left out to catch up."""
         source = self._sources[source_id]
-        key = shown.frame.epoch, shown.frame.frame_seq
-        while source.places and (oldest := next(iter(source.places))) <= key:
-            self._is_done(source.places.pop(oldest))
+        source.shown.append((shown.frame.key, (shown.frame.epoch, shown.frame.frame_seq)))
+
+    def _release(self, source: _Source) -> None:
+        """What is shown, and not only held by an output, is done with, and so is what was left out before it."""
+        while source.shown and not source.role.may_lose(source.shown[0][0]):
+            _, key = source.shown.popleft()
+            while source.places and (oldest := next(iter(source.places))) <= key:
+                self._is_done(source.places.pop(oldest))
 
     def _report(self) -> None:
         """Once a second: how far behind, and how each source is shown."""

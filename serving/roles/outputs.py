@@ -6,7 +6,7 @@ An output that fails (a full disk, a receiver that is away) is named, tried agai
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from serving.adapters.video import HlsSettings, HlsWriter, PublishWriter, RecordingWriter
@@ -14,7 +14,7 @@ from serving.adapters.video.address import with_secrets
 from serving.clock import NS_PER_S
 from serving.config import Settings, child_environment
 from serving.errors import StorageFailed
-from serving.frames import AlignedFrame
+from serving.frames import AlignedFrame, FrameKey
 from serving.media import OutputStream, OutputSummary, VideoWriter
 from serving.records import StreamMessage
 from serving.roles.monitor import RoleMonitor
@@ -35,6 +35,13 @@ class Kept:
     failed: Callable[[StorageFailed | None], None]
     _writer: VideoWriter | None = None
     _again_ns: int | None = None
+    _gone: bool = False
+
+    def may_lose(self, key: FrameKey) -> bool:
+        """The frame would be missing if this process ended now, and somebody could still write it."""
+        if self._gone or self._again_ns is not None:  # it is missing already
+            return False
+        return not (isinstance(self._writer, HlsWriter) and self._writer.has(key))
 
     def write(self, shown: AlignedFrame, rgb: PixelArray) -> None:
         """As far as the disk takes it."""
@@ -62,6 +69,7 @@ class Kept:
 
     def abandon(self) -> None:
         """Let go."""
+        self._gone = True
         self._let_go()
 
     def _let_go(self) -> None:
@@ -83,6 +91,14 @@ class SourceOutputs:
     live: bool
     wished: StreamMessage | None
     monitor: RoleMonitor
+    hls: list[Kept] = field(default_factory=list)
+
+    def may_lose(self, key: FrameKey) -> bool:
+        """A file's frame is shown again where the process ends before its segment was whole. Of a live source whoever
+        goes on skips what is old: its frames are done with once they are shown."""
+        if self.live or not (self.wished is None or self.wished.mixed):
+            return False
+        return not self.hls or self.hls[-1].may_lose(key)
 
     @property
     def folder(self) -> Path:
@@ -93,7 +109,8 @@ class SourceOutputs:
         """Made when the first picture is shown."""
         wished, made = self.wished, list[VideoWriter]()
         if wished is None or wished.mixed:
-            made.append(Kept(lambda: self._hls(stream), self._told("hls")))
+            self.hls.append(Kept(lambda: self._hls(stream), self._told("hls")))
+            made.append(self.hls[-1])
         if wished is not None and wished.recording:
             made.append(Kept(lambda: self._recording(stream), self._told("recording")))
         if wished is not None and wished.publish:

@@ -61,6 +61,7 @@ class LogWorker:
         self._own = own_metadata()
         self._unread: deque[LogRecord] = deque()
         self._stopping = False
+        self._overdue: tuple[int, int] | None = None  # a call that takes too long: since when, and when that was seen
         self._started_ns = self._committed_ns = clock.monotonic_ns()
         self._analysed: Counter[str] = Counter()
         if registered is not None:
@@ -110,9 +111,8 @@ class LogWorker:
             self._unread.popleft()
         for place, part in sorted(self._parts.items(), key=lambda item: item[1].turn):
             self._feed(place, part)
-        now_ns, busy = self._clock.monotonic_ns(), self.analyst.busy_since_ns
-        if busy is not None and now_ns - busy > self._settings.inference_timeout_s * NS_PER_S:
-            self._on_hang()
+        now_ns = self._clock.monotonic_ns()
+        self._look_for_hang(now_ns)
         if self._registered is not None:
             self._follow(self._registered.poll())
             self._aim(self._registered.aimed())
@@ -122,6 +122,16 @@ class LogWorker:
             self._commit(list(self._parts))
         if self.monitor.turned():
             self._report(now_ns)
+
+    def _look_for_hang(self, now_ns: int) -> None:
+        """One look more, a second later: a process that was stopped meanwhile has had no time to end its call."""
+        busy = self.analyst.busy_since_ns
+        if busy is None or now_ns - busy <= self._settings.inference_timeout_s * NS_PER_S:
+            self._overdue = None
+        elif self._overdue is None or self._overdue[0] != busy:
+            self._overdue = busy, now_ns
+        elif now_ns - self._overdue[1] >= NS_PER_S:
+            self._on_hang()
 
     def _await_trial(self, timeout_s: float) -> bool:
         """Wait for a record that is tried alone, rather than for what is read: the next one can be tried then."""

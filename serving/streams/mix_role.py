@@ -14,7 +14,7 @@ from typing import Protocol
 
 from serving.align import Accountant, Mixer, OutcomeRecord
 from serving.align.mixer import MixerCounters
-from serving.frames import AlignedFrame, Frame, FrameRecord, Origin, Posting
+from serving.frames import AlignedFrame, Frame, FrameKey, FrameRecord, Origin, Posting
 from serving.media import OutputStream, OutputSummary, VideoWriter, nearest_tick
 from serving.streams.drawing import Draw
 from serving.streams.lines import ResultLines
@@ -58,7 +58,8 @@ class MixCounters:
 class MixRole:
     """One source. `make_writers` is called at the first shown frame, when its size and time base are known.
 
-    guard: keeps what an output fails with; that output is let go, the account and the other outputs go on.
+    guard: keeps what an output fails with; that output is let go, the account and the other outputs go on. may_lose: an
+    output has this frame, and would not if the process ended now.
     """
 
     mixer: Mixer
@@ -72,6 +73,7 @@ class MixRole:
     observer: Observer | None = None
     counters: MixCounters = field(default_factory=MixCounters)
     guard: OutputGuard = field(default_factory=OutputGuard)
+    may_lose: Callable[[FrameKey], bool] = field(default=lambda key: False)
     _writers: Sequence[VideoWriter] | None = None
 
     def frame(self, record: FrameRecord, now_ns: int, at_end: bool = True) -> None:

@@ -281,6 +281,25 @@ def test_a_reader_starts_where_it_is_told_and_seeks(bench: Bench) -> None:
     assert bench.opened[0].lag() == {place: 0}
 
 
+def test_a_member_that_seeks_back_gets_each_record_again_in_order(bench: Bench) -> None:
+    """Though what lies behind was fetched already and waits in the client."""
+    topic, last = bench.topic(1), 1999
+    place = TopicPartition(topic, 0)
+    bench.write(topic, [b"%d" % n for n in range(last + 1)])
+    member = bench.consumer([topic], group())
+    until(lambda: bool(member.given), member)
+    for back in (10, 300, 0):
+        member.consumer.pause([place])
+        member.consumer.resume([place])
+        member.consumer.seek(place, back)
+        member.given.clear()
+        deadline = time.monotonic() + PATIENCE_S
+        while (not member.given or member.given[-1].offset < last - back) and time.monotonic() < deadline:
+            member.poll(most=70)
+        offsets = [record.offset for record in member.given]
+        assert offsets == list(range(back, back + len(offsets))) and offsets[-1] >= last - back
+
+
 def test_a_paused_partition_gives_nothing_and_loses_nothing(bench: Bench) -> None:
     topic = bench.topic(2)
     first, second = (TopicPartition(topic, n) for n in range(2))

@@ -1,4 +1,4 @@
-"""F1: kill -9 of workers that own a live source, with records in flight; once a mixer."""
+"""F1: kill -9 of workers that own a live source, with records in flight."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ REQUESTS = 10_000
 
 
 def test_f7_rebalance_storm(table: Table, rig: Rig) -> None:
-    """A worker joins or leaves every five seconds, in good order and by SIGKILL."""
+    """A worker joins or leaves every five seconds, in good order."""
     with table.row("F7") as figures:
         with rig.row("F7") as row:
             memory = memory_mb(rig)

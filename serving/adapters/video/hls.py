@@ -23,7 +23,7 @@ from serving.adapters.video.fragments import FragmentSink
 from serving.adapters.video.hls_resume import HlsPlace, Listed, last_place
 from serving.adapters.video.storage import storage_error, write_whole
 from serving.errors import StorageFailed
-from serving.frames import AlignedFrame
+from serving.frames import AlignedFrame, FrameKey
 from serving.media import OutputStream, OutputSummary
 from serving.types import PixelArray
 
@@ -55,6 +55,7 @@ class _Segment:
     discontinuity: bool
     frames: list[Mapping[str, Any]]
     first_ns: int
+    last: FrameKey
     next_ns: int = 0
 
     @property
@@ -84,7 +85,12 @@ class HlsWriter:
         self._nominal_ns = 40_000_000
         self._init_written = ""
         self._closed = False
+        self._whole: FrameKey | None = None
         self._begin_encoder(stream)
+
+    def has(self, key: FrameKey) -> bool:
+        """The frame is in a segment that is written whole; frames come in order."""
+        return self._whole is not None and key <= self._whole
 
     def write(self, shown: AlignedFrame, rgb: PixelArray) -> None:
         """Encode one picture; a segment begins where the last one is long enough, and at every epoch."""
@@ -100,6 +106,7 @@ class HlsWriter:
         picture = picture_for(rgb, self._stream, tick)
         if starts:
             picture.pict_type = PictureType.I
+        self._open[-1].last = shown.frame.key
         self._open[-1].frames.append({"offset": len(self._open[-1].frames), "out_tick": tick, **self._describe(shown)})
         if self._frames:
             self._nominal_ns = max(1, shown.out_pts_ns - self._last_ns)
@@ -146,7 +153,8 @@ class HlsWriter:
             self._open[-1].next_ns = shown.out_pts_ns
         new_init = not self._open
         init = f"init-{self._inits:03d}.mp4"
-        self._open.append(_Segment(self._number, init, new_init and self._number > 0, [], shown.out_pts_ns))
+        cut = new_init and self._number > 0
+        self._open.append(_Segment(self._number, init, cut, [], shown.out_pts_ns, shown.frame.key))
         self._number += 1
 
     def _mux(self, packets: list[Any]) -> None:
@@ -168,6 +176,7 @@ class HlsWriter:
             write_whole(self._folder / f"{name}.json", json.dumps(table, separators=(",", ":")).encode())
             write_whole(self._folder / f"{name}.m4s", fragment)
             self._bytes += len(fragment)
+            self._whole = segment.last
             self._done.append(segment.listed)
             self._expire()
             self._write_playlist(ended=False)

@@ -400,5 +400,6 @@ def as_in_compose(system: System) -> Iterator[str]:
         if "mem_limit" in service and most != service["mem_limit"]:
             yield f"{name}: memory {most}, in deploy/compose.yaml {service['mem_limit']}"
         ours, theirs = pod["containers"][0]["args"], service["command"]
-        if [w for w in ours if w.startswith("--") and w != "--target"] != [w for w in theirs if w.startswith("--")]:
+        of_a_gpu = ("--target", "--triton-target")
+        if [w for w in ours if w.startswith("--") and w not in of_a_gpu] != [w for w in theirs if w.startswith("--")]:
             yield f"{name}: its options are not those of deploy/compose.yaml"

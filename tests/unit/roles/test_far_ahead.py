@@ -232,3 +232,12 @@ def test_what_never_had_a_frame_goes_by_number_and_by_age() -> None:
     assert len(ahead) == 20
     ahead.forget_old(FORGET_NS + 45)
     assert len(ahead) == 5 and len(ahead.take("gate", 1, 0, 99)) == 5 and len(ahead) == 0
+
+
+def test_of_two_results_of_one_frame_only_the_old_one_goes() -> None:
+    ahead = Ahead(0)
+    for offset, (name, since_ns) in enumerate((("young", FORGET_NS), ("old", 0))):
+        ahead.keep(a_result("gate", 1, 7, name).posting, offset, since_ns, all_read=True)
+    ahead.forget_old(FORGET_NS + 1)
+    ((left, _),) = ahead.take("gate", 1, 7, 7)
+    assert left.key.pipeline == "young" and len(ahead) == 0

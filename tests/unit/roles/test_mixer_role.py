@@ -95,8 +95,9 @@ def tables(folder: Path) -> list[int]:
     return [frame["frame_seq"] for table in found for frame in table["frames"]]
 
 
-def test_f1_a_killed_mixer_s_successor_goes_on_and_shows_no_frame_twice(
-    log: MemoryLog, clock: HandClock, mixer: Callable[[], LogMixer], tmp_path: Path
+@pytest.mark.parametrize("end", ["killed at once", "killed after a commit", "left in good order"])
+def test_f1_a_mixer_s_successor_goes_on_and_shows_no_frame_twice(
+    log: MemoryLog, clock: HandClock, mixer: Callable[[], LogMixer], tmp_path: Path, end: str
 ) -> None:
     claims = claim(log)
     analysed(log, range(SHOWN_FIRST))
@@ -104,7 +105,14 @@ def test_f1_a_killed_mixer_s_successor_goes_on_and_shows_no_frame_twice(
     turn(first, lambda: shown_of(first) == SHOWN_FIRST)
     before = tables(tmp_path / "gate")
     assert before == list(range(len(before))) and 50 <= len(before) < SHOWN_FIRST, "the last segment was not whole"
-    log.expire(first._consumer)  # type: ignore[arg-type]
+    if end == "killed after a commit":
+        clock.advance(2_000_000_000)
+        first.step(0.0)
+        assert committed(log) == Committed(len(before)), "what is in no whole segment is not done with"
+    if end == "left in good order":
+        first.close()
+    else:
+        log.expire(first._consumer)  # type: ignore[arg-type]
     analysed(log, range(SHOWN_FIRST, FRAMES))
     claims.ended(1, FRAMES, last=True)
     second = mixer()

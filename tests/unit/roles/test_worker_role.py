@@ -166,6 +166,24 @@ def test_of_a_source_that_is_over_no_result_is_missed() -> None:
     system.until(lambda: ages() == {"a", "b"}, worker, step_ms=5)
 
 
+def test_f12_a_process_that_was_stopped_has_time_to_end_its_call_and_one_that_hangs_is_ended() -> None:
+    system, ended = System(), list[int]()
+    worker = system.worker(settings=WorkerSettings(inference_timeout_s=8))
+    worker._on_hang = lambda: ended.append(1)
+    worker.analyst.busy_since_ns = system.clock.monotonic_ns()
+    system.clock.advance(20_000_000_000)
+    worker.step(0.0)
+    worker.analyst.busy_since_ns = system.clock.monotonic_ns() + 20_000_000  # it ended, and the next one began
+    for _ in range(8):
+        system.clock.advance(1_000_000_000)
+        worker.step(0.0)
+    assert not ended
+    for _ in range(3):
+        system.clock.advance(600_000_000)
+        worker.step(0.0)
+    assert ended, "this one does not end"
+
+
 # -- partitions come and go -------------------------------------------------------------------------------------------
 
 
