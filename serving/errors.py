@@ -7,18 +7,15 @@ LockstepError
 │   │   ├── ImageUnsupported     a format, mode or animation that is not served
 │   │   ├── ImageTooLarge        header dimensions over the limits (refused before decoding)
 │   │   ├── BodyInvalid          not the JSON, form or tensor layout that was promised
-│   │   ├── BodyTooLarge
-│   │   ├── BodyTimeout          the body came in too slowly
+│   │   ├── BodyTooLarge, BodyTimeout   more bytes than may be; they came in too slowly
 │   │   ├── MediaTypeUnsupported
 │   │   ├── ParameterInvalid     unknown parameter, or a value outside its range
-│   │   ├── AddressRefused       a source may not be at this address
-│   │   ├── StreamExists         another source has this name
+│   │   ├── AddressRefused, StreamExists   a source may not be at this address; another has its name
 │   │   └── NotFound             unknown model, version, stream or route
 │   ├── Overloaded               shed at the door; try again later
 │   ├── DeadlineExceeded         the caller's time is over
 │   ├── Unavailable              a dependency (Triton, a model) is down
-│   │   ├── StreamsOff           no Kafka is configured
-│   │   ├── StreamsUnavailable   Kafka does not answer
+│   │   ├── StreamsOff, StreamsUnavailable   no Kafka is configured; it does not answer
 │   │   └── IndexUnavailable     Redis does not answer, or none is configured
 │   └── EngineFailed             the engine refused or broke
 ├── ConversionError              a checkpoint could not become a servable version
@@ -43,8 +40,7 @@ LockstepError
 │   ├── CommitRefused            the partition is another member's now
 │   ├── MemberFenced             another process has joined the group under our name
 │   ├── LogTruncated             the log ends before our position: it was deleted and made anew
-│   ├── TopicUnknown
-│   └── TopicsInvalid            topic settings that would lose or mix records
+│   └── TopicUnknown, TopicsInvalid   no such topic; settings that would lose or mix records
 ├── StartFailed                  a process could not start: settings, memory
 └── SourceError                  video or audio that cannot be read
     ├── SourceNotFound           no such file or folder
