@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from serving.errors import CommitRefused, LogTruncated, MemberFenced, RecordTooLarge, TopicUnknown
+from serving.errors import CommitRefused, LogTruncated, LogUnavailable, MemberFenced, RecordTooLarge, TopicUnknown
 from serving.murmur2 import partition_of
 from serving.ports_log import (
     Assignor,
@@ -430,7 +430,15 @@ def test_members_share_partitions_and_a_leaver_hands_over(bench: Bench, assignor
         a, b = (set(m.consumer.assignment()) for m in (first, second))
         return len(a) == len(b) == 2 and not a & b
 
-    until(shared, first, second)
+    def settled() -> bool:
+        """Both have their share, and the first has heard that this is how it stays: else its commit is refused."""
+        try:
+            first.consumer.commit({place: Committed(0) for place in first.consumer.assignment()})
+        except (CommitRefused, LogUnavailable):
+            return False
+        return shared()
+
+    until(settled, first, second)
     handed: list[TopicPartition] = []
 
     def commit_first(places: Sequence[TopicPartition]) -> None:
