@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -96,7 +97,7 @@ def ledger(
     due = Due(int(time.time() * 1000), max(60_000, settings.delay_max_ms + settings.lateness_ms))
     rows = read_ledger(log, names, source_id, range(first, EVERYTHING.stop if to is None else to), epoch, due)
     documents = [{**asdict(row), "balanced": row.balanced} for row in rows]
-    print_json(documents) if json else print_table("ledger", documents)
+    print_json(documents) if json else print_table("ledger", _for_people(documents))
     for row in rows:
         if row.open and not row.holes:
             say(
@@ -105,3 +106,14 @@ def ledger(
             )
     if not rows or not all(row.balanced for row in rows):
         raise typer.Exit(1)
+
+
+def _for_people(documents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What a screen is wide enough for; what is nowhere the case is left out."""
+    always = ("source_id", "epoch", "pipeline", "accepted", "results", "dropped", "dead", "in_flight", "open", "holes")
+    names = [*always, *(name for name in ("missing", "forgotten") if any(row[name] for row in documents))]
+    return [
+        {name: row[name] for name in names}
+        | {"reasons": ", ".join(f"{reason} {count}" for reason, count in row["reasons"].items())}
+        for row in documents
+    ]

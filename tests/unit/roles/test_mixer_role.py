@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from test_roles_on_memory import INFO, JPEG, NAMES, PLACE, claim, ingested, records, worked, write_frames
 
+from serving.cli.commands_roles import _for_people
 from serving.config import Settings
 from serving.errors import StorageFailed
 from serving.frames import AlignedFrame, Frame, SourceKind
@@ -262,8 +264,11 @@ def test_the_ledger_of_a_live_source_that_goes_on_balances_what_is_closed(log: M
     sender.flush(5)
     (row,) = read_ledger(log, NAMES, "gate")
     assert (row.accepted, row.dropped, row.in_flight, row.open, row.holes, row.balanced) == (3, 3, 4, 0, 0, True)
+    (shown,) = _for_people([asdict(row)])
+    assert shown["reasons"] == "stale 3" and "missing" not in shown
     (row,) = read_ledger(log, NAMES, "gate", range(0, 7))
     assert (row.accepted, row.open, row.missing, row.balanced) == (7, 3, ["5"], False), "what was asked for by number"
+    assert _for_people([asdict(row)])[0]["missing"] == ["5"]
     late_ms = log.clock.monotonic_ns() // 1_000_000 + 60_000 + GRACE_MS
     (row,) = read_ledger(log, NAMES, "gate", due=Due(late_ms - 1_000))
     assert row.balanced
