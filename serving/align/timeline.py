@@ -134,6 +134,7 @@ class SourceTimeline:
         self._epoch: _Epoch | None = None
         self._held: _Held | None = None
         self._tags = PacketTags(0, None)  # until a stream is opened
+        self._hidden_frames = False
         self._pending: list[DropReason] = []  # drops that wait for their epoch's first accepted picture
 
     # -- what ingest calls ------------------------------------------------------------------------------------------
@@ -142,7 +143,7 @@ class SourceTimeline:
         """Connected, reconnected, or the codec parameters changed: the next accepted picture opens an epoch."""
         out = self.close(now_ns) if self._epoch is not None or self._pending else []
         self._epoch, self._held = None, None
-        self._info = info
+        self._info, self._hidden_frames = info, info.hidden_frames
         self._live = info.kind is SourceKind.LIVE
         self._rules = StepRules(self._live, self._settings.gap_max_ns)
         self._nominal = NominalDuration(info.time_base, info.average_rate)
@@ -183,8 +184,10 @@ class SourceTimeline:
         return out + self._place(picture, raw, now_ns)
 
     def decoder_error(self, now_ns: int) -> list[FrameRecord]:
-        """The decoder refused a packet. Counts as a loss only where packet tags cannot (hidden frames)."""
-        return self.tick(now_ns) + (self._drop(DropReason.DECODE_ERROR) if self._info.hidden_frames else [])
+        """The decoder refused a packet. Counts as a loss only where packet tags cannot (hidden frames).
+
+        It may do so before a stream is opened: of a camera that is joined between keyframes."""
+        return self.tick(now_ns) + (self._drop(DropReason.DECODE_ERROR) if self._hidden_frames else [])
 
     def tick(self, now_ns: int) -> list[FrameRecord]:
         """Time passed. A live source's held frame that nothing followed is bad_pts."""

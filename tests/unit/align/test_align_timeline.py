@@ -213,6 +213,12 @@ def test_a_timeline_may_be_closed_before_anything_was_opened() -> None:
     assert timeline.close(0) == [] and timeline.tick(S) == [] and timeline.reorder_depth == 0
 
 
+def test_a_camera_joined_between_keyframes_may_refuse_packets_before_its_stream_is_known() -> None:
+    timeline = SourceTimeline("gate", "ingest-1", ("person",), LocalClaims())
+    assert timeline.packet(PacketIn(1, 90_000, False), 0) == timeline.decoder_error(0) == timeline.tick(10**9) == []
+    assert timeline.close(2 * 10**9) == []
+
+
 def test_a_live_source_in_segments_may_have_two_target_durations_of_pictures() -> None:
     def dropped(segment_ns: int) -> int:
         timeline = SourceTimeline("cam", "me", ("p",), LocalClaims(), TimelineSettings(max_fps=30))
