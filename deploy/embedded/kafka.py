@@ -182,11 +182,19 @@ class EmbeddedKafka:
         }
 
     def _choose_ports(self) -> None:
-        """Two free ports, held open together so that they differ."""
+        """Two free ports, held open together so that they differ.
+
+        One whose last connections are not forgotten yet is free (SO_REUSEADDR): a broker starts again where it was."""
         with ExitStack() as stack:
             held = [stack.enter_context(socket.socket()) for _ in range(2)]
             for place, port in zip(held, (self._port, 0), strict=True):
-                place.bind(("127.0.0.1", port))
+                place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    place.bind(("127.0.0.1", port))
+                except OSError as error:
+                    raise Unavailable(
+                        f"embedded Kafka: port {port}: {error.strerror}", hint="--kafka-port 0: any free one"
+                    ) from error
             self._port, self._controller_port = (place.getsockname()[1] for place in held)
 
     def _format(self, classpath: str, properties: Path) -> None:
