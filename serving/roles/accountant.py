@@ -27,6 +27,7 @@ from serving.records import (
     encode_dead_letter,
     encode_outcome,
 )
+from serving.roles.following import pause_only
 from serving.roles.index import IndexWriter
 from serving.roles.ledger import balance_fields
 from serving.roles.monitor import RoleMonitor
@@ -142,10 +143,7 @@ class LogAccountant:
         wanted = {
             TopicPartition(self._results, n) for n in crowded if behind.get(TopicPartition(self._frames, n), 0) > 0
         }
-        if wanted - self._paused:
-            self._consumer.pause(sorted(wanted - self._paused))
-        if self._paused - wanted:
-            self._consumer.resume(sorted(self._paused - wanted))
+        pause_only(self._consumer, wanted, self._paused)
         self._paused = wanted
 
     def close(self) -> None:

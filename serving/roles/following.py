@@ -1,9 +1,10 @@
-"""Reading a small compacted topic to its present end."""
+"""Reading a small compacted topic to its present end, and letting partitions wait on the log."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 
 from serving.errors import LogUnavailable
 from serving.ports_log import LogReader, LogRecord, RecordLog, TopicPartition
@@ -29,3 +30,10 @@ def read_to_end(
             raise LogUnavailable(f"{places[0].topic}: its end was not reached within {timeout_s:.0f} s")
         for record in reader.poll(0.1).records:
             apply(record)
+
+
+def pause_only(reader: LogReader, wanted: AbstractSet[TopicPartition], paused: AbstractSet[TopicPartition]) -> None:
+    """Pause what is wanted and resume the rest of what is paused, of partitions that are read here."""
+    for places, change in ((wanted - paused, reader.pause), (paused - wanted, reader.resume)):
+        if places:
+            change(sorted(places))

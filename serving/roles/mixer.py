@@ -21,6 +21,7 @@ from serving.ports_index import ResultIndex
 from serving.ports_log import Assignor, Committed, GroupOptions, LogRecord, RecordLog, TopicPartition
 from serving.records import FrameMessage, TimelineMessage, decode_frame, decode_result
 from serving.roles.ahead import Ahead
+from serving.roles.following import pause_only
 from serving.roles.monitor import RoleMonitor
 from serving.roles.names import Names
 from serving.roles.progress import Progress
@@ -320,12 +321,7 @@ class LogMixer:
             frames = TopicPartition(self._frames, number)
             if ahead.crowded and frames not in full and self._behind.get(frames, 0) > 0:
                 full.add(TopicPartition(self._results, number))
-        for places, change in (
-            (full - self._paused, self._consumer.pause),
-            (self._paused - full, self._consumer.resume),
-        ):
-            if places:
-                change(sorted(places))
+        pause_only(self._consumer, full, self._paused)
         self._paused = full
         for number, ahead in self._ahead.items():
             if (offset := ahead.again()) is not None:

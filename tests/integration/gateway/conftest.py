@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis_support import RedisServer
 
 from serving.testing.gateway_process import Running, Start, gateways
 
@@ -28,3 +29,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
             return known.get(repr(settings)) or known.setdefault(repr(settings), run(**settings))
 
         yield get
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.close()

@@ -8,7 +8,6 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
@@ -25,14 +24,6 @@ pytestmark = [pytest.mark.needs("kafka"), pytest.mark.needs("redis")]
 NAMES = Names("deaf.")
 BURST, PAUSE_S = 200, 0.4  # a listener's queue holds 256
 MOST_BURSTS = 80  # 16 000 events, 10 MB: more than the kernel takes for a listener that does not read
-
-
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.close()
 
 
 def events(gateway: Running, connection: socket.socket) -> None:

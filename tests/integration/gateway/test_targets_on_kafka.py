@@ -15,7 +15,7 @@ import pytest
 from kafka_support import shared_kafka
 from redis_support import RedisServer
 from starlette.testclient import TestClient
-from test_streams_on_kafka import CAMERA, PARTITIONS, System, redis_server, until
+from test_streams_on_kafka import CAMERA, PARTITIONS, System, until
 
 from serving.align import CloseRule
 from serving.clock import SystemClock
@@ -42,8 +42,6 @@ from serving.streams.worker import Pipeline, Region, Worker
 from serving.targets import Aim
 from serving.testing.list_source import Connection, ListSource
 from tests.unit.tasks.test_targets_followed import SPEC, TASK, Model, picture
-
-__all__ = ["redis_server"]  # a fixture
 
 pytestmark = [pytest.mark.needs("kafka"), pytest.mark.needs("redis")]
 NAMES = Names("targets.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,19 +12,14 @@ from test_mixer_role import tables, turn
 from test_roles_on_memory import INFO, JPEG, NAMES, records, settled
 
 from serving.align import CloseRule
-from serving.config import Settings
 from serving.frames import Frame, SourceKind, TimelineRecord
 from serving.ports_log import GroupOptions, Polled, TopicPartition
-from serving.preprocess.jpeg import JpegCodec
 from serving.records import FrameMessage, StreamMessage, decode_outcome, encode_frame, encode_result, encode_stream
 from serving.roles import accountant as accountant_role
 from serving.roles import ahead as ahead_module
 from serving.roles.accountant import LogAccountant
 from serving.roles.ahead import FORGET_NS, Ahead
-from serving.roles.main_mixer import MixerOptions, _new_mix_role
 from serving.roles.mixer import LogMixer
-from serving.roles.monitor import RoleMonitor
-from serving.roles.registered import Registered
 from serving.roles.sender import Sender
 from serving.roles.timelines import LogClaims, Timelines
 from serving.testing.hand_clock import HandClock
@@ -50,27 +45,6 @@ def small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
 def log() -> MemoryLog:
     topics = ("frames", "results", "outcomes", "timelines", "dead_letter", "streams")
     return MemoryLog({NAMES.topic(topic): 1 for topic in topics})
-
-
-@pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def mixer(log: MemoryLog, clock: HandClock, tmp_path: Path) -> Iterator[Callable[[], LogMixer]]:
-    made: list[LogMixer] = []
-
-    def make() -> LogMixer:
-        registered, monitor = Registered(log, NAMES), RoleMonitor("mixer", clock)
-        registered.catch_up()
-        new_role = _new_mix_role(Settings(), MixerOptions(tmp_path), {}, registered, monitor)
-        made.append(LogMixer(log, NAMES, new_role, JpegCodec(), clock, "", monitor, None, registered))
-        return made[-1]
-
-    yield make
-    for role in made:
-        role.close()
 
 
 def results_first(consumer: Any) -> None:

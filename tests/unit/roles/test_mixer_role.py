@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +14,6 @@ import pytest
 from test_roles_on_memory import INFO, JPEG, NAMES, PLACE, claim, ingested, records, worked, write_frames
 
 from serving.cli.commands_roles import _for_people
-from serving.config import Settings
 from serving.errors import StorageFailed
 from serving.frames import AlignedFrame, Frame, SourceKind
 from serving.media import OutputSummary
@@ -22,11 +21,8 @@ from serving.ports_log import Committed, GroupOptions, TopicPartition
 from serving.preprocess.jpeg import JpegCodec
 from serving.records import StreamMessage, decode_result, encode_stream
 from serving.roles.ledger import GRACE_MS, Due, read_ledger
-from serving.roles.main_mixer import MixerOptions, _new_mix_role
 from serving.roles.mixer import LogMixer
-from serving.roles.monitor import RoleMonitor
 from serving.roles.outputs import RECORDINGS, Kept
-from serving.roles.registered import Registered
 from serving.roles.sender import Sender
 from serving.testing.hand_clock import HandClock
 from serving.testing.memory_log import MemoryLog
@@ -39,27 +35,6 @@ FRAMES, SHOWN_FIRST = 150, 120  # 25 a second: a segment has 50
 def log() -> MemoryLog:
     topics = ("frames", "results", "outcomes", "timelines", "dead_letter", "streams")
     return MemoryLog({NAMES.topic(topic): 1 for topic in topics})
-
-
-@pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def mixer(log: MemoryLog, clock: HandClock, tmp_path: Path) -> Iterator[Callable[[], LogMixer]]:
-    made: list[LogMixer] = []
-
-    def make() -> LogMixer:
-        registered, monitor = Registered(log, NAMES), RoleMonitor("mixer", clock)
-        registered.catch_up()
-        new_role = _new_mix_role(Settings(), MixerOptions(tmp_path), {}, registered, monitor)
-        made.append(LogMixer(log, NAMES, new_role, JpegCodec(), clock, "", monitor, None, registered))
-        return made[-1]
-
-    yield make
-    for role in made:
-        role.close()
 
 
 def wish(log: MemoryLog, **changes: object) -> None:

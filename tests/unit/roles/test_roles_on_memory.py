@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.align import CloseRule
 from serving.clock import NS_PER_S, SystemClock
 from serving.errors import EngineFailed, LogUnavailable, ServingError
 from serving.frames import DropReason, Frame, SourceKind, StreamInfo, TimelineRecord
@@ -435,24 +434,6 @@ def test_what_may_hang_is_one_call_and_not_a_batch_of_slow_ones(log: MemoryLog, 
 
 
 # -- accountant -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def accountant(log: MemoryLog, clock: HandClock) -> Iterator[Callable[[], LogAccountant]]:
-    made: list[LogAccountant] = []
-
-    def make() -> LogAccountant:
-        made.append(LogAccountant(log, NAMES, CloseRule(live=True), clock))
-        return made[-1]
-
-    yield make
-    for role in made:
-        role.close()
 
 
 def settled(role: LogAccountant, clock: HandClock, seconds: float = 0.0) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,7 +25,7 @@ from test_roles_on_memory import (
 )
 
 from serving.adapters.kafka.reader import _pairs
-from serving.align import CloseRule, outbox
+from serving.align import outbox
 from serving.align.outbox import Outbox
 from serving.errors import LogUnavailable, RecordInvalid, ServingError
 from serving.frames import DroppedRun, DropReason, LedgerKey, Outcome
@@ -54,24 +54,6 @@ from serving.types import ImageSize, InferRequest, InferResponse
 @pytest.fixture
 def log() -> MemoryLog:
     return MemoryLog({NAMES.topic(t): 1 for t in ("frames", "results", "outcomes", "timelines", "dead_letter")})
-
-
-@pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def accountant(log: MemoryLog, clock: HandClock) -> Iterator[Callable[[], LogAccountant]]:
-    made: list[LogAccountant] = []
-
-    def make() -> LogAccountant:
-        made.append(LogAccountant(log, NAMES, CloseRule(live=True), clock))
-        return made[-1]
-
-    yield make
-    for role in made:
-        role.close()
 
 
 # -- the worker -------------------------------------------------------------------------------------------------------
