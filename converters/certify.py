@@ -64,7 +64,7 @@ def certify(
         computed = computed_by_checkpoint(sources, work, progress)
         proof = prove_again(sources, computed, version_dir, old, progress)
         if server:
-            proof.rows += rows_of_running(server, version_dir, sources, computed, proof, progress)
+            proof.rows += rows_of_running(server, version_dir, sources, computed, proof, settings, progress)
         elif target != "cpu":
             proof.rows += [not_run(stage, "the server of the target", GPU_SERVER) for stage in ("server", "gateway")]
         else:

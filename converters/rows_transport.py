@@ -17,31 +17,33 @@ from converters.samples import Sample
 from serving.errors import LockstepError, ServingError
 from serving.frames import PictureCodec
 from serving.preprocess.decode import decode
+from serving.preprocess.jpeg import JpegCodec
 from serving.served_model import ServedModel
 from serving.types import InferRequest, TaskResult
 
 STAGE = "transport"
-COMPARED = "the picture as JPEG of the log against the picture as it was decoded, through the served engine"
+COMPARED = "the picture as JPEG of the log ({codec}) against the picture as it was decoded, through the served engine"
 NO_PICTURES = "no pictures: the log carries nothing else"
 
 
 def transport_row(
     model: ServedModel,
     samples: Sequence[Sample],
-    codec: PictureCodec,
+    codec: JpegCodec,
     judge: Judge,
     gate: RowGate,
     done: Callable[[int], None] = lambda count: None,
 ) -> StageRow:
     """Every sample's picture with and without JPEG. `pixels_mean_abs` is how far JPEG moved the pixels, in levels."""
+    compared = COMPARED.format(codec=codec)
     if model.bundle.spec.task == "raw" or not model.bundle.spec.takes_pictures:
-        return not_run(STAGE, COMPARED, NO_PICTURES)
+        return not_run(STAGE, compared, NO_PICTURES)
     parameters = {name: value for name, value in judge.parameters(gate.bounds).items() if value is not None}
     try:
         verdicts = [_verdict(model, sample, codec, judge, gate, parameters, done) for sample in samples]
     except LockstepError as error:
-        return failed(STAGE, COMPARED, f"{error.code}: {error}")
-    return summarise(STAGE, COMPARED, gate, verdicts)
+        return failed(STAGE, compared, f"{error.code}: {error}")
+    return summarise(STAGE, compared, gate, verdicts)
 
 
 def _verdict(

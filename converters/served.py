@@ -21,7 +21,7 @@ from converters.samples import read_tensors, truth
 from converters.sources import Sources
 from serving.config import Settings
 from serving.errors import LockstepError
-from serving.preprocess.jpeg import JpegCodec
+from serving.preprocess.jpeg import JpegCodec, frame_codec
 from serving.served_model import ServedModel
 from serving.tasks.base import COMMON_PARAMETERS, parse_parameters
 from serving.types import Array, TaskResult
@@ -41,13 +41,13 @@ def served_rows(
         model = ServedModel(bundle, engine)
         local = LocalRunner(model, tensors_of(sources))
         server, peak = server_rows(staged, sources, proof, local, settings, say)
-        transport = _transport_row(model, sources, say)
+        transport = _transport_row(model, sources, frame_codec(settings), say)
         score = score_row(sources, computed, local, say)
     return [*server, transport, score, memory_row(peak)]
 
 
 def rows_of_running(
-    address: str, version_dir: Path, sources: Sources, computed: Computed, proof: Proof, say: Say
+    address: str, version_dir: Path, sources: Sources, computed: Computed, proof: Proof, settings: Settings, say: Say
 ) -> list[StageRow]:
     """The same against a server that runs: a gateway (http://) or a Triton (grpc://); nothing is started."""
     name, task = sources.spec.name, sources.spec.task
@@ -66,7 +66,8 @@ def rows_of_running(
                     "gateway", text, gateway, local, sources, say
                 )  # fmt: skip
             rows = [not_run("server", SERVER, RUNNING), row]
-        return [*rows, _transport_row(model, sources, say), score_row(sources, computed, local, say)]
+        transport = _transport_row(model, sources, frame_codec(settings), say)
+        return [*rows, transport, score_row(sources, computed, local, say)]
 
 
 def score_row(sources: Sources, computed: Computed, local: Runner, say: Say) -> StageRow:
@@ -102,10 +103,10 @@ def tensors_of(sources: Sources) -> dict[str, dict[str, Array]] | None:
     return dict(zip(sources.samples.names, read_tensors(sources.samples, sources.spec), strict=True))
 
 
-def _transport_row(model: ServedModel, sources: Sources, say: Say) -> StageRow:
+def _transport_row(model: ServedModel, sources: Sources, codec: JpegCodec, say: Say) -> StageRow:
     meter = Meter(say, "transport", len(sources.samples))
     gate = decisions_only(gate_of("transport", sources.task, sources.spec))
-    return transport_row(model, sources.samples.samples, JpegCodec(), judge_of(sources), gate, meter.add)
+    return transport_row(model, sources.samples.samples, codec, judge_of(sources), gate, meter.add)
 
 
 def server_rows(

@@ -54,6 +54,7 @@ def run(
 ) -> None:  # fmt: skip
     """Video through models to a mixed video and results, each result on the frame it was computed from."""
     from serving.cli.stream_models import stream_models
+    from serving.preprocess.jpeg import frame_codec
     from serving.streams.main import RunOptions, run_streams
 
     settings = settings_from(config, repository=repository)
@@ -62,7 +63,7 @@ def run(
         tuple(roi or ()), tuple(mask or ()), timeout, draw_threshold,
         banner, scenario, delay_ms, fill, assume_fps, threads, transport, metrics_port,
         reid=reid, events=events, event_rules=event_rules, presence=presence, workers=workers,
-        target=tuple(target or ()),
+        target=tuple(target or ()), codec=frame_codec(settings),
     )  # fmt: skip
     names = [*options.models, *([reid] if reid else [])]
     with stream_models(settings, names, triton, triton_target) as open_model:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import simplejpeg
 
+from serving.config import Settings
 from serving.types import PixelArray
 
 
@@ -18,6 +19,9 @@ class JpegCodec:
             raise ValueError(f"JpegCodec.subsampling: expected 420 or 444, got {subsampling!r}")
         self._quality, self._subsampling = quality, subsampling
 
+    def __str__(self) -> str:
+        return f"quality {self._quality}, {':'.join(self._subsampling)}"
+
     def encode(self, rgb: PixelArray) -> bytes:
         """The picture as JPEG."""
         data = simplejpeg.encode_jpeg(
@@ -28,3 +32,8 @@ class JpegCodec:
     def decode(self, data: bytes) -> PixelArray:
         """The picture of a JPEG; ValueError where it is none."""
         return np.asarray(simplejpeg.decode_jpeg(data, colorspace="RGB"), np.uint8)
+
+
+def frame_codec(settings: Settings) -> JpegCodec:
+    """How pictures go onto the log, by `frame_codec` and `frame_quality`."""
+    return JpegCodec(settings.frame_quality, "444" if settings.frame_codec == "jpeg444" else "420")

@@ -13,10 +13,10 @@ from serving.config import Settings
 from serving.errors import CertificateRefused, ParameterInvalid
 from serving.media import VideoSource
 from serving.ports_log import RecordLog
+from serving.preprocess.jpeg import frame_codec
 from serving.records import StreamMessage
 from serving.roles.ingest import IngestSettings, LogIngest
 from serving.roles.names import Names, process_name
-from serving.roles.transport import frame_codec
 from serving.spec import SoundSpec
 from serving.streams.ingest import ReconnectRules
 from serving.streams.sound_jobs import common_rule, sound_name, sound_source

@@ -9,16 +9,9 @@ from functools import partial
 import cv2
 import numpy as np
 
-from serving.config import Settings
 from serving.frames import Frame, Picture, PictureCodec
-from serving.preprocess.jpeg import JpegCodec
 from serving.records import FrameMessage
 from serving.types import PixelArray
-
-
-def frame_codec(settings: Settings) -> JpegCodec:
-    """How pictures go onto the log, by the settings."""
-    return JpegCodec(settings.frame_quality, "444" if settings.frame_codec == "jpeg444" else "420")
 
 
 class LogTransport:

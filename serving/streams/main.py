@@ -15,7 +15,7 @@ from serving.adapters.video.address import path_of, scheme_of
 from serving.clock import NS_PER_MS
 from serving.config import child_environment
 from serving.errors import ParameterInvalid, StorageFailed
-from serving.frames import PictureCodec, SourceKind
+from serving.frames import SourceKind
 from serving.media import OutputStream, VideoWriter
 from serving.metrics import Metrics
 from serving.preprocess.jpeg import JpegCodec
@@ -51,8 +51,8 @@ class RunOptions:
 
     sources: addresses, or NAME=ADDRESS. output: .mp4, or a folder (or .m3u8 in one) for HLS. timeout_s: a live source
     without a picture for so long ends. draw_threshold: boxes below it are not drawn; it removes nothing from results.
-    transport: "" or "jpeg" (pictures as the log carries them). reid: an embedding model, for trackers that compare
-    appearances. events: JSON Lines of track events, by the zones and lines of event_rules (YAML). metrics_port: serve
+    transport: "" or "jpeg" (pictures as the log carries them: `codec`). reid: an embedding model, for trackers that
+    compare appearances. events: JSON Lines of track events, by the zones and lines of event_rules (YAML). metrics_port: serve
     /metrics on loopback, 0 for any. workers: that share the sources, each with engines of its own; 0: one a core.
     target: objects to follow, each `[NAME=]x1,y1,x2,y2[@seconds]`.
     """
@@ -84,6 +84,7 @@ class RunOptions:
     event_rules: Path | None = None
     workers: int = 0
     target: tuple[str, ...] = ()
+    codec: JpegCodec = field(default_factory=JpegCodec)
 
     def __post_init__(self) -> None:
         checks: Sequence[tuple[str, bool, str]] = (
@@ -123,7 +124,7 @@ def run_streams(options: RunOptions, open_model: OpenModel, on_progress: OnProgr
         _check_not_sources(options)
         pipelines, *more = [_pipelines(options, open_model, stack) for _ in range(options.workers_for_sources)]
         jobs = _jobs(options, pipelines, stack)
-        transport: PictureCodec | None = JpegCodec() if options.transport else None
+        transport = options.codec if options.transport else None
         settings = _settings(options, jobs)
         return run(
             jobs, pipelines, settings,

@@ -18,6 +18,7 @@ from serving.adapters.video.clips import ClipSpec
 from serving.bundle import ModelBundle
 from serving.engines import open_engine
 from serving.errors import NotFound, ParameterInvalid, SourceRefused, StorageFailed
+from serving.preprocess.jpeg import JpegCodec
 from serving.served_model import ServedModel
 from serving.streams.main import RunOptions, run_streams
 from serving.streams.models import OpenedModel, in_process, through_triton
@@ -212,6 +213,8 @@ def test_transport_by_jpeg_moves_pixels_little(
     run_streams(replace(base, transport="jpeg"), open_model)
     moved = [line["detections"][0]["confidence"] for line in lines(tmp_path / "r.jsonl")]
     assert np.abs(np.array(plain) - moved).max() < 0.02 and len(moved) == 30
+    run_streams(replace(base, transport="jpeg", codec=JpegCodec(1)), open_model)
+    assert [line["detections"][0]["confidence"] for line in lines(tmp_path / "r.jsonl")] != moved
 
 
 def test_hls_output_has_a_side_channel(

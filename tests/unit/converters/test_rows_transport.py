@@ -16,7 +16,8 @@ from converters.rows_gates import decisions_only, gate_of
 from converters.rows_transport import transport_row
 from converters.samples import Sample
 from serving.bundle import UNCERTIFIED, ModelBundle
-from serving.preprocess.jpeg import JpegCodec
+from serving.config import Settings
+from serving.preprocess.jpeg import JpegCodec, frame_codec
 from serving.served_model import ServedModel
 from serving.spec import ModelSpec
 from serving.testing.fake_engine import FunctionEngine
@@ -39,7 +40,7 @@ def hue_of_single_pixels(pictures: Array) -> Array:
     return np.clip(np.abs(np.diff(chroma, axis=2)).mean(axis=(1, 2)) / 50 - 1, 0, 1)
 
 
-def row(function: Any, **changes: Any) -> Any:
+def row(function: Any, codec: JpegCodec = JpegCodec(), **changes: Any) -> Any:
     spec = ModelSpec.model_validate(SPEC | changes)
 
     def engine(inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -51,7 +52,7 @@ def row(function: Any, **changes: Any) -> Any:
                          double.info.outputs)  # fmt: skip
     model = ServedModel(bundle, double)
     gate = decisions_only(gate_of("transport", model.task, spec))
-    return transport_row(model, [noise(0), noise(1)], JpegCodec(), Judge(model.task, spec, ("a", "b")), gate)
+    return transport_row(model, [noise(0), noise(1)], codec, Judge(model.task, spec, ("a", "b")), gate)
 
 
 def noise(seed: int) -> Sample:
@@ -72,6 +73,13 @@ def test_a_model_of_what_jpeg_removes_fails_and_names_the_sample() -> None:
     broken = row(hue_of_single_pixels)
     assert broken.status == "failed" and "2 of 2 samples, first n0.png" in broken.reason
     assert [w.sample for w in broken.worst] == ["n0.png", "n1.png"]
+
+
+def test_the_row_is_made_with_the_codec_of_the_settings_and_says_so() -> None:
+    full = frame_codec(Settings(frame_codec="jpeg444", frame_quality=95))
+    kept = row(hue_of_single_pixels, full)
+    assert kept.status == "passed" and "(quality 95, 4:4:4)" in kept.compared
+    assert "(quality 90, 4:2:0)" in row(hue_of_single_pixels, frame_codec(Settings())).compared
 
 
 def test_raw_tensors_do_not_travel_on_the_log() -> None:
