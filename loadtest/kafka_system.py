@@ -124,16 +124,6 @@ class System:
         """The sum of a role's samples that begin so; 0 where there is none."""
         return sum(value for sample, value in self._samples(name) if sample.startswith(start))
 
-    def quantile(self, name: str, bucket: str, share: float) -> float:
-        """Of a role's histogram: the upper bound of the bucket that holds it, seconds."""
-        found = []
-        for sample, value in self._samples(name):
-            if sample.startswith(bucket):
-                bound = sample.partition('le="')[2].partition('"')[0]
-                found.append((float(bound.replace("+Inf", "inf")), value))
-        most = max((value for _, value in found), default=0.0)
-        return min((bound for bound, value in found if most and value >= share * most), default=float("nan"))
-
     def written(self, topic: str) -> int:
         """Records that were ever written to a topic."""
         return sum(_ends(self.address, self.prefix + topic))

@@ -52,8 +52,8 @@ class RunOptions:
     sources: addresses, or NAME=ADDRESS. output: .mp4, or a folder (or .m3u8 in one) for HLS. timeout_s: a live source
     without a picture for so long ends. draw_threshold: boxes below it are not drawn; it removes nothing from results.
     transport: "" or "jpeg" (pictures as the log carries them: `codec`). reid: an embedding model, for trackers that
-    compare appearances. events: JSON Lines of track events, by the zones and lines of event_rules (YAML). metrics_port: serve
-    /metrics on loopback, 0 for any. workers: that share the sources, each with engines of its own; 0: one a core.
+    compare appearances. events: JSON Lines of track events, by the zones and lines of event_rules (YAML). metrics_port:
+    serve /metrics on loopback, 0 for any. workers: that share the sources, each with engines of its own; 0: one a core.
     target: objects to follow, each `[NAME=]x1,y1,x2,y2[@seconds]`.
     """
 

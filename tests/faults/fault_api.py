@@ -53,6 +53,10 @@ class Client:
         for connection in self._connections.values():
             connection.close()
 
+    def ready(self) -> bool:
+        """Whether every endpoint says that it serves."""
+        return all(_ready(endpoint) for endpoint in self._endpoints)
+
     def failed(self, since: float = 0.0) -> int:
         return sum(call.status != 200 for call in self.calls if call.at >= since)
 
@@ -103,11 +107,11 @@ def _ready(endpoint: Running) -> bool:
 
 
 @contextmanager
-def clients(folder: Path, rate: float) -> Iterator[Client]:
-    """A gateway over a stub server, and a client that asks it; ended with the block."""
+def clients(folder: Path, rate: float, **settings: str) -> Iterator[Client]:
+    """A gateway over a stub server, and a client that asks it; ended with the block. settings: of the gateway."""
     folder.mkdir(parents=True, exist_ok=True)
     with gateways(folder) as start:
-        client = Client([start(workers=1)], rate)
+        client = Client([start(workers=1, **settings)], rate)
         try:
             yield client
         finally:

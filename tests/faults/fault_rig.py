@@ -195,6 +195,11 @@ class Rig:
         mutant = {"mutant": self.mutant} if role == "worker" and self.mutant else {}
         return {**base, **mutant, **more}
 
+    def gateway(self) -> dict[str, str]:
+        """Settings of a gateway that shows this rig's streams beside its models."""
+        settings = {"kafka": self.broker.bootstrap, "kafka_prefix": self.prefix}
+        return settings | ({"redis": self.redis.url} if shutil.which("redis-server") else {})
+
     def restarts(self) -> int:
         """How often a process of the standing crew has ended so far."""
         return sum(len(self.crew.members[name].exits) for name in [*self.workers, "mixer", "accountant"])

@@ -1,4 +1,4 @@
-"""F1: kill -9 of workers that own a live source, with records in flight."""
+"""F1: kill -9 of workers that own a live source, with records in flight; and of the mixer that shows them all."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import time
 
 import pytest
 from fault_common import common, owners
+from fault_mixed import Mixed
 from fault_rig import Rig, Row
 from fault_table import Figures, Table, spread
 
 pytestmark = pytest.mark.needs("kafka")
 FULL_KILLS = 20
 LOOK_S = 10.0  # over so long after a kill the other sources are looked at
+SEGMENTS = 3  # more than were whole when the mixer was killed; one of them it may have ended just before
 
 
 def test_f1_kill_worker_twice(table: Table, rig: Rig) -> None:
@@ -54,6 +56,7 @@ def _kill(figures: Figures, rig: Rig, kills: int, every_s: float) -> None:
             if calm:
                 others.append(row.coverage(calm, at, at + LOOK_S))
             member.hold_s = 0.2
+        mixed = _kill_mixer(row)
     figures.told("kills", f"{kills}, {in_call} in the middle of a call")
     figures.at_least("records in flight at each kill, fewest", min(in_flight), 1)
     if restarted:
@@ -64,7 +67,24 @@ def _kill(figures: Figures, rig: Rig, kills: int, every_s: float) -> None:
         figures.told("min / median / max", spread(taken_over))
     if others:
         figures.at_least("coverage of the other sources", min(others), 0.99)
-    common(figures, row)
+    figures.at_most("mixer killed: gap in its HLS, one segment at most", mixed.gap_s(), mixed.longest_s, " s")
+    figures.none("mixer killed: frames that stand twice in it, numbers left out", mixed.faults())
+    common(figures, row, once=False)  # what was in no whole segment is drawn again
+
+
+def _kill_mixer(row: Row) -> Mixed:
+    """Once, started again at once; returns when every source has whole segments of the new one."""
+    mixed = Mixed(row.rig.folder / "mixed", row.sources)
+    mixed.look()
+    known = mixed.newest()
+    row.rig.crew.kill("mixer")
+
+    def goes_on() -> bool:
+        mixed.look()
+        return all(number >= known[source] + SEGMENTS for source, number in mixed.newest().items())
+
+    row.until(goes_on, "segments of the mixer after its kill", 60)
+    return mixed
 
 
 def _in_flight(row: Row, source: str, at: float) -> int:

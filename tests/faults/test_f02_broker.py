@@ -28,12 +28,13 @@ def test_f2_broker_frozen(table: Table, rig: Rig) -> None:
 
 
 def _away(figures: Figures, rig: Rig, how: str, away: Callable[[], None], back: Callable[[], None]) -> None:
-    with clients(rig.folder / f"api-{how}", rate=20) as api, rig.row("F2") as row:
+    with clients(rig.folder / f"api-{how}", rate=20, **rig.gateway()) as api, rig.row("F2") as row:
         time.sleep(4)
         before = rig.restarts()
         began = time.time()
         away()
         time.sleep(max(8.0, rig.load.lasting(AWAY_S)))
+        ready = api.ready()
         back()
         at = time.time()
         recovered = row.recovery(at, patience_s=60)
@@ -44,6 +45,7 @@ def _away(figures: Figures, rig: Rig, how: str, away: Callable[[], None], back: 
     figures.at_most(f"{how}: fresh again after its return", max(recovered.values()), 5.0, " s")
     figures.at_most(f"{how}: outcomes of all frames of the outage", flushed, 10.0, " s")
     figures.at_most(f"{how}: REST errors of {calls}", 100 * failed / max(1, calls), 0.1, " %")
+    figures.equal(f"{how}: REST says that it serves, at the end of the outage", ready, True)
     common(figures, row)
 
 

@@ -23,7 +23,7 @@ REBUILT_S = 30.0
 def test_f4_redis(table: Table, rig: Rig) -> None:
     """Three times flushed at random, then stopped; it comes back empty."""
     rng = random.Random(4)
-    with table.row("F4") as figures, clients(rig.folder / "api-redis", rate=20) as api:
+    with table.row("F4") as figures, clients(rig.folder / "api-redis", rate=20, **rig.gateway()) as api:
         index = RedisIndex(rig.redis.url, rig.prefix)
         with rig.row("F4") as row:
             began = time.time()

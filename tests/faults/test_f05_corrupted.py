@@ -23,7 +23,7 @@ def test_f5_corrupted_pictures_and_packets(table: Table, rig: Rig) -> None:
     """Source 0: a thousandth of its transport packets cut, flipped, zeroed. Source 1: a hundredth of its JPEGs."""
     with table.row("F5") as figures:
         with rig.row("F5", **{"spoil_by_clip": {"1": 0.03}}) as row:
-            restarts, began = rig.restarts(), time.time()
+            restarts, began = rig.restarts(), time.time() + rig.load.lasting(10)  # sources begin with old frames
             time.sleep(max(5.0, rig.load.lasting(30)))
             struck = time.time()
             row.camera(0, "spoil", share=0.001)

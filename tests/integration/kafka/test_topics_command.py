@@ -1,4 +1,4 @@
-"""`lockstep topics diff | apply` on a real cluster."""
+"""`lockstep topics diff | apply | streams` on a real cluster."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ import yaml
 from typer.testing import CliRunner
 
 from deploy.embedded.kafka import EmbeddedKafka
-from serving.adapters.kafka import KafkaOptions, KafkaTopics
+from serving.adapters.kafka import KafkaLog, KafkaOptions, KafkaTopics
 from serving.cli.commands_topics import default_file, register
 from serving.config import ConfigInvalid
 from serving.errors import LogUnavailable
+from serving.murmur2 import partition_of
+from serving.records import StreamMessage, StreamState
+from serving.roles.names import Names
+from serving.roles.registry import open_registry
 
 pytestmark = pytest.mark.needs("kafka")
 
 
-def lockstep(*arguments: str) -> tuple[int, dict[str, Any]]:
+def lockstep(*arguments: str) -> tuple[int, Any]:
     """Exit status and JSON of a call."""
     app = typer.Typer()
     app.command()(lambda: None)
@@ -69,6 +73,24 @@ def test_partitions_are_added_with_the_word_for_it(kafka: EmbeddedKafka, tmp_pat
     state = KafkaTopics(KafkaOptions(kafka.bootstrap)).describe(["grow.frames", "grow.streams"])
     assert state["grow.frames"].partitions == 3
     assert state["grow.streams"].partitions == document["topics"]["streams"]["partitions"], "not one of those that grow"
+
+
+def test_streams_names_the_sources_of_each_partition_and_the_hot_one(kafka: EmbeddedKafka, tmp_path: Path) -> None:
+    config = tmp_path / "lockstep.yaml"
+    config.write_text(f"kafka: {kafka.bootstrap}\nkafka_prefix: shared.\n")
+    at = ("--config", str(config))
+    assert lockstep("apply", *at)[0] == 0
+    names = [f"cam{n}" for n in range(200)]
+    crowd = [name for name in names if partition_of(name.encode(), 12) == 5][:4]
+    alone, gone = (next(name for name in names if partition_of(name.encode(), 12) == n) for n in (7, 8))
+    with open_registry(KafkaLog(KafkaOptions(kafka.bootstrap)), Names("shared.")) as registry:
+        for name in [*crowd, alone]:
+            registry.write(StreamMessage(name, "udp://127.0.0.1:9", ("m",)))
+        registry.write(StreamMessage(gone, "udp://127.0.0.1:9", ("m",), state=StreamState.REMOVED))
+    code, rows = lockstep("streams", *at)
+    assert code == 0 and [row["partition"] for row in rows] == list(range(12))
+    assert {row["partition"]: row["names"] for row in rows if row["streams"]} == {5: sorted(crowd), 7: [alone]}
+    assert [row["partition"] for row in rows if row["hot"]] == [5]
 
 
 def test_three_copies_on_one_broker_are_refused(kafka: EmbeddedKafka) -> None:
