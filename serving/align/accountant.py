@@ -8,6 +8,7 @@ live until close, early postings in a queue of fixed size, a long hole is one nu
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from serving.align.ledger import EMPTY_BALANCE, UNKNOWN_PTS, Balance, Posted, TimelineLedger
@@ -149,7 +150,7 @@ class Accountant:
 
     def balance(self, source_id: str, pipeline: str) -> dict[int, Balance]:
         """The sums of one pipeline by epoch, newest epochs only; `total` has all."""
-        ledgers = self._sources.get(source_id, {})
+        ledgers = self.ledgers(source_id)
         return {epoch: ledger.balance(pipeline) for epoch, ledger in ledgers.items() if pipeline in ledger.pipelines}
 
     def total(self, source_id: str, pipeline: str) -> Balance:
@@ -158,6 +159,10 @@ class Accountant:
         for balance in self.balance(source_id, pipeline).values():
             sums = sums + balance
         return sums
+
+    def ledgers(self, source_id: str) -> Mapping[int, TimelineLedger]:
+        """Those that are kept, by epoch; after a restart, of the epochs that a frame was read of since."""
+        return self._sources.get(source_id, {})
 
     def ledger(self, source_id: str, epoch: int) -> TimelineLedger | None:
         """The ledger of one timeline; None if it is unknown or so old that only its sums are kept."""

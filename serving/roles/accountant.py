@@ -34,7 +34,7 @@ from serving.roles.monitor import RoleMonitor
 from serving.roles.names import Names
 from serving.roles.sender import Sender
 from serving.roles.state import publish_state
-from serving.roles.timelines import Timelines, check_ahead, first_and_last
+from serving.roles.timelines import Timelines, check_ahead, first_and_last, is_whole
 from serving.streams.observe import StreamMetrics
 
 COMMIT_NS = NS_PER_S
@@ -261,12 +261,9 @@ class LogAccountant:
             ended = self._timelines.ended(source_id, number)
             if ended is None:
                 continue
-            ledgers = {epoch: account.accountant.ledger(source_id, epoch) for epoch in ended}
-            if all(
-                ledger is not None and ledger.next_seq >= ended[epoch]
-                and all(ledger.balance(p).in_flight == 0 for p in ledger.pipelines)
-                for epoch, ledger in ledgers.items()
-            ):  # fmt: skip
+            ledgers = account.accountant.ledgers(source_id)
+            answered = all(one.balance(name).in_flight == 0 for one in ledgers.values() for name in one.pipelines)
+            if answered and is_whole({epoch: one.next_seq for epoch, one in ledgers.items()}, ended):
                 account.finished.add(source_id)
                 self._write(number, account.accountant.finish(source_id))
 

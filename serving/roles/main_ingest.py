@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from serving.adapters.video import ReaderOptions
 from serving.clock import SystemClock
 from serving.config import Settings, as_environment, child_environment
+from serving.errors import LogUnavailable
 from serving.metrics import OTHER
 from serving.ports_index import ResultIndex
 from serving.records import StreamMessage, encode_stream
@@ -26,9 +27,12 @@ from serving.roles.main import open_log, stop_on_signals
 from serving.roles.monitor import RoleMonitor, RoleState
 from serving.roles.page import open_page
 from serving.roles.reading import role_of, split
+from serving.roles.registered import Registered
 from serving.roles.sender import Sender
 from serving.roles.state import ingest_state, publish_state
 from serving.streams.observe import StreamMetrics
+
+LOOK_S = 1.0
 
 
 def run_ingest(settings: Settings, stream: StreamMessage) -> list[LogIngest]:
@@ -41,8 +45,10 @@ def run_ingest(settings: Settings, stream: StreamMessage) -> list[LogIngest]:
     registering = Sender(log.producer())
     for each in streams:
         registering.send(names.topic("streams"), encode_stream(each), None)
-    registering.flush(10.0)
+    acknowledged = registering.flush(10.0)
     registering.close()
+    if not acknowledged:
+        raise LogUnavailable(f"{names.topic('streams')}: the source's record was not acknowledged within 10 s")
     ending = threading.Event()
     reader = ReaderOptions(secrets=child_environment())  # an operator's own source may name any variable
     roles = [role_of(settings, log, names, each, reader, ending) for each in streams]
@@ -52,6 +58,9 @@ def run_ingest(settings: Settings, stream: StreamMessage) -> list[LogIngest]:
         for role in roles:
             role.stop()
 
+    registered = Registered(log, names)
+    registered.catch_up()
+    threading.Thread(target=_end_removed, args=(registered, roles, ending), name="registry", daemon=True).start()
     index = open_index(settings)
     for role in roles:
         Teller(role, partial(_publish, index, role.stream.source_id)).start()
@@ -62,6 +71,19 @@ def run_ingest(settings: Settings, stream: StreamMessage) -> list[LogIngest]:
     for done in reading:
         done.result()
     return roles
+
+
+def _end_removed(registered: Registered, roles: Sequence[LogIngest], ending: threading.Event) -> None:
+    """Sources that are taken away (`DELETE /v1/streams/NAME`, `lockstep streams remove`) end here too."""
+    here = {role.stream.source_id: role for role in roles}
+    while here and not ending.wait(LOOK_S):
+        with suppress(LogUnavailable):
+            registered.poll()
+        for name in list(here):
+            wished = registered.get(name)
+            if wished is None or not wished.active:
+                here.pop(name).stop()
+    ending.set()
 
 
 def _publish(index: ResultIndex | None, source_id: str, status: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ from serving.roles.names import Names
 from serving.roles.progress import Progress
 from serving.roles.registered import Registered
 from serving.roles.state import publish_state
-from serving.roles.timelines import Timelines, check_ahead, first_and_last
+from serving.roles.timelines import Timelines, check_ahead, first_and_last, is_whole
 from serving.roles.transport import enlarged
 from serving.streams.mix_role import MixRole
 
@@ -282,7 +282,7 @@ class LogMixer:
         source.role.tick(now_ns)
         self._release(source)
         ended = self._timelines.ended(source_id)
-        if ended is not None and not source.done and not source.waiting and _has_all(source.seen, ended):
+        if ended is not None and not source.done and not source.waiting and is_whole(source.seen, ended):
             mixer.end()
             source.role.poll(now_ns)
             if mixer.held == 0:
@@ -372,9 +372,3 @@ def shown_fields(role: MixRole, epoch: int) -> dict[str, Any]:
         "missing": counted.missing.total(),
         "mismatched": mixed.mismatched,
     }
-
-
-def _has_all(seen: Mapping[int, int], ended: Mapping[int, int]) -> bool:
-    """Of the epochs from the first one that was seen here on: the ones before were shown by a mixer before."""
-    first = min(seen, default=0)
-    return all(seen.get(epoch, 0) >= frames for epoch, frames in ended.items() if epoch >= first)

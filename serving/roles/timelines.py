@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from serving.align import EpochRegister, ticks_to_ns
@@ -36,6 +36,16 @@ def check_ahead(record: FrameRecord, next_seq: int) -> None:
     first, _ = first_and_last(record)
     if next_seq and first - next_seq > MAX_AHEAD:
         raise RecordInvalid(f"frames.frame_seq: {first} is over {MAX_AHEAD} ahead of {next_seq}", field="frame_seq")
+
+
+def is_whole(read: Mapping[int, int], ended: Mapping[int, int | None]) -> bool:
+    """Whether all frames of the ended epochs were read; both are places by epoch (`Timelines.ended`).
+
+    Epochs before the newest that nothing was read of were finished by somebody before.
+    """
+    newest = max(read, default=0)
+    counted = {epoch: frames or 0 for epoch, frames in ended.items() if epoch in read or epoch > newest}
+    return all(read.get(epoch, 0) >= frames for epoch, frames in counted.items())
 
 
 class Timelines:
@@ -108,19 +118,20 @@ class Timelines:
             raise RecordInvalid(f"frames.value: expected {expected}, as the epoch's claim says", field="value")
         return claimed
 
-    def ended(self, source_id: str, partition: int | None = None) -> dict[int, int] | None:
+    def ended(self, source_id: str, partition: int | None = None) -> dict[int, int | None] | None:
         """Frames of each epoch of a source whose input is over; None while it goes on.
 
+        An epoch whose reader was killed or fenced has no number: what there is of it lies before the next epoch.
         partition: only of the epochs that are written there.
         """
         newest = self.register.newest(source_id)
         if newest is None:
             return None
         found = {epoch: message for (name, epoch), message in self._known.items() if name == source_id}
-        if not found[newest.epoch].last or any(message.frames is None for message in found.values()):
+        if not found[newest.epoch].last or found[newest.epoch].frames is None:
             return None
         return {
-            epoch: message.frames or 0
+            epoch: message.frames
             for epoch, message in found.items()
             if partition in (None, self._home[source_id, epoch])
         }

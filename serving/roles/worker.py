@@ -197,9 +197,9 @@ class LogWorker:
             part.progress.read(record.offset, 0)
             return
         frame = message.record
-        if part.sources.get(frame.source_id, (0, 0))[0] != frame.epoch:
-            part.sources[frame.source_id] = frame.epoch, first_and_last(frame)[0]
         mine = tuple(name for name in frame.pipelines if name in self.worker.pipelines)
+        if mine and part.sources.get(frame.source_id, (0, 0))[0] != frame.epoch:
+            part.sources[frame.source_id] = frame.epoch, first_and_last(frame)[0]
         if isinstance(frame, DroppedRun) or not frame.analyse or not mine:
             part.progress.read(record.offset, 0)
             return
