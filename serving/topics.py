@@ -132,14 +132,12 @@ def hot_partitions(shared: Mapping[int, Sequence[str]]) -> list[int]:
     return [number for number, names in sorted(shared.items()) if len(names) >= 3 and len(names) > 2 * even]
 
 
-def _differences(
-    name: str, now: TopicState, wanted: TopicState, refused: list[str], may_grow: bool
-) -> list[Change]:
+def _differences(name: str, now: TopicState, wanted: TopicState, refused: list[str], may_grow: bool) -> list[Change]:
     changes = []
     if now.partitions < wanted.partitions and not may_grow:
         refused.append(
             f"{name}: it has {now.partitions} partitions, {wanted.partitions} are wanted; a source's records would lie"
-            f" in two of them, and its removal not be seen: write {now.partitions}, which does for any number of sources"
+            f" in two of them, and its removal not be seen: write {now.partitions}, which does for any number of them"
         )
     elif now.partitions < wanted.partitions:
         changes.append(Change(name, "partitions", str(now.partitions), str(wanted.partitions)))

@@ -11,7 +11,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from serving.align.ledger import EMPTY_BALANCE, UNKNOWN_PTS, Balance, Posted, TimelineLedger
+from serving.align.ledger import EMPTY_BALANCE, UNKNOWN_PTS, Balance, Closed, Posted, TimelineLedger
 from serving.frames import DroppedRun, DropReason, FrameRecord, LedgerKey, Outcome, Posting, TimelineRecord
 
 NS_PER_S = 1_000_000_000
@@ -68,7 +68,7 @@ class Accountant:
         self._pipelines: dict[tuple[str, int], tuple[str, ...]] = {}
         self._newest: dict[str, int] = {}
         self._early: OrderedDict[tuple[str, int, int], list[tuple[int, Posting]]] = OrderedDict()
-        self._restored: dict[tuple[str, int], dict[int, dict[str, Outcome]]] = {}
+        self._restored: dict[tuple[str, int], Closed] = {}
         self._archive: dict[tuple[str, str], Balance] = {}
         self._archived_below: dict[str, int] = {}
 
@@ -82,8 +82,8 @@ class Accountant:
         """After a restart, before anything else is read: a record of `outcomes` from before."""
         key = record.key
         if record.closed:
-            epoch = self._restored.setdefault((key.source_id, key.epoch), {})
-            epoch.setdefault(key.frame_seq, {})[key.pipeline] = record.outcome
+            epoch = self._restored.setdefault((key.source_id, key.epoch), Closed())
+            epoch.add(key.frame_seq, key.pipeline, record.outcome)
             self._newest[key.source_id] = max(key.epoch, self._newest.get(key.source_id, 0))
 
     def timeline(self, record: TimelineRecord) -> None:
@@ -174,7 +174,7 @@ class Accountant:
         ledgers = self._sources.setdefault(source_id, {})
         if epoch not in ledgers:
             ledger = ledgers[epoch] = self.ledger_class(self._pipelines.pop((source_id, epoch), pipelines))
-            ledger.restore(self._restored.pop((source_id, epoch), {}))
+            ledger.restore(self._restored.pop((source_id, epoch), Closed()))
         self._newest[source_id] = max(epoch, self._newest.get(source_id, 0))
         return ledgers[epoch]
 

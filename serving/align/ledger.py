@@ -7,7 +7,7 @@ ones are a prefix and cost nothing but a number. A long hole costs nothing but a
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from serving.align.merge import merge
@@ -68,6 +68,41 @@ EMPTY_BALANCE = Balance(0, 0, 0, 0, 0, 0, ())
 
 
 @dataclass(slots=True)
+class Closed:
+    """What was closed of a timeline before a restart, told in the order of the log.
+
+    Keys close in order, so all but the newest are whole and only their sums are kept; of the first retention may have
+    taken a part.
+    """
+
+    first_seq: int = -1
+    first: dict[str, Outcome] = field(default_factory=dict)
+    counts: dict[str, Counter[tuple[Status, str]]] = field(default_factory=dict)  # of what lies between, by pipeline
+    newest_seq: int = -1
+    newest: dict[str, Outcome] = field(default_factory=dict)
+    later: dict[int, dict[str, Outcome]] = field(default_factory=dict)  # behind a run of places without records
+
+    def add(self, seq: int, pipeline: str, outcome: Outcome) -> None:
+        """A key that was closed; the first time counts."""
+        if self.first_seq < 0:
+            self.first_seq = self.newest_seq = seq
+        if seq == self.newest_seq + 1 and not self.later:
+            self._fold()
+        if seq == self.newest_seq:
+            self.newest.setdefault(pipeline, outcome)
+        elif seq > self.newest_seq:
+            self.later.setdefault(seq, {}).setdefault(pipeline, outcome)
+
+    def _fold(self) -> None:
+        if self.newest_seq == self.first_seq:
+            self.first = self.newest
+        else:
+            for pipeline, outcome in self.newest.items():
+                self.counts.setdefault(pipeline, Counter())[outcome.status, outcome.reason] += 1
+        self.newest_seq, self.newest = self.newest_seq + 1, {}
+
+
+@dataclass(slots=True)
 class _Entry:
     received_ns: int
     pts_ns: int | None
@@ -121,27 +156,31 @@ class TimelineLedger:
         self._restored = {seq: closed for seq, closed in self._restored.items() if seq >= self.next_seq}
         self._close_runs()
 
-    def restore(self, closed: dict[int, dict[str, Outcome]]) -> None:
-        """After a restart, before the first frame: the keys that were closed before, by frame_seq and pipeline.
+    def restore(self, closed: Closed) -> None:
+        """After a restart, before the first frame: the keys that were closed before.
 
         A crash may have cut their writing short, so that some pipelines of a frame are closed and others not. Retention
         may have taken the oldest ones: keys close in order, so what lies below the first one left was closed as well.
         """
-        if closed:
-            first = min(closed)
-            cut = len(closed) > 1 and len(closed[first]) < len(self.pipelines)  # deleted between two pipelines
-            self._closed_below = self._forgotten = first + cut
-        for seq, outcomes in sorted(closed.items()):
-            if seq < self._closed_below:
-                continue
-            if seq == self._closed_below and len(outcomes) == len(self.pipelines):
-                self._closed_below += 1
-                self._count(outcomes)
-            else:
-                self._restored[seq] = outcomes
+        if closed.first_seq < 0:
+            return
+        cut = bool(closed.first) and len(closed.first) < len(self.pipelines)  # deleted between two pipelines
+        self._forgotten = closed.first_seq + cut
+        if not cut:
+            self._count(closed.first)
+        for pipeline in self.pipelines:
+            self._counts[pipeline] += closed.counts.get(pipeline, Counter())
+        self._closed_below, self._restored = closed.newest_seq, dict(closed.later)
+        if len(closed.newest) == len(self.pipelines):
+            self._closed_below += 1
+            self._count(closed.newest)
+        else:
+            self._restored[closed.newest_seq] = closed.newest
 
     def _count(self, outcomes: dict[str, Outcome]) -> None:
         for pipeline, outcome in outcomes.items():
+            if pipeline not in self._counts:
+                continue  # a stranger's record: an epoch's pipelines are fixed
             self._counts[pipeline][outcome.status, outcome.reason] += 1
 
     def post(self, seq: int, pipeline: str, pts_ns: int | None, outcome: Outcome) -> Posted:

@@ -39,6 +39,7 @@ from serving.streams.observe import StreamMetrics
 
 COMMIT_NS = NS_PER_S
 RESTORE_S = 60.0  # without any record
+MAX_UNSENT = 2000  # with so many on their way nothing more is closed: without a broker time closes keys all the same
 # Frames whose results came before them. Where so many wait and there are frames to be read, `results` waits on the log;
 # where there are none, the oldest of more than MAX_EARLY never were frames.
 PAUSE_EARLY, MAX_EARLY = 2048, 8192
@@ -110,7 +111,7 @@ class LogAccountant:
             self.monitor.complain("log", str(error))
         self._hold_results_back()
         now_ns = self._clock.monotonic_ns()
-        if now_ns - self._ticked_ns >= NS_PER_S // 4:
+        if now_ns - self._ticked_ns >= NS_PER_S // 4 and self._sender.waiting < MAX_UNSENT:
             self._ticked_ns = now_ns
             for number, account in self._accounts.items():
                 held_back = TopicPartition(self._results, number) in self._paused  # there are frames to be read first
@@ -290,6 +291,7 @@ class LogAccountant:
             deadline = time.monotonic() + RESTORE_S
             while reader.position(place) < end:
                 found = reader.poll(0.2, 5000).records
+                self.monitor.turned()  # hours of a full load take minutes
                 if found:
                     deadline = time.monotonic() + RESTORE_S
                 elif time.monotonic() > deadline:

@@ -66,7 +66,10 @@ class Analyst:
     # -- asked by the polling thread, who holds `changed` -------------------------------------------------------------
 
     def offer(self, job: Job) -> bool:
-        """Take a job; False while a file's queue has no room. A careful job is tried alone and never shed."""
+        """Take a job; False while a file's queue has no room, or the same frame, written twice, waits in it.
+
+        A careful job is tried alone and never shed.
+        """
         frame = job.frame
         self._rules[frame.source_id] = job.rules
         self._queue.source(frame.source_id, job.rules)
@@ -76,7 +79,7 @@ class Analyst:
             self._give_up(job, Outcome.dropped(DropReason.DECODE_ERROR))
         elif job.careful:
             self._alone.append(job)
-        elif not self._queue.room(frame.source_id):
+        elif job.key in self._jobs or not self._queue.room(frame.source_id):
             return False
         else:
             self._jobs[job.key] = job

@@ -27,6 +27,7 @@ from serving.types import PixelArray
 
 MAX_PAYLOAD = 900_000
 LOOK_NS = NS_PER_S // 2
+STOP_NS = 10 * NS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class LogIngest:
         self._places: dict[int, int] = {}  # frames written, by epoch
         self.frames = 0
         self.over = True
+        self._give_up_ns: int | None = None
 
     @property
     def epoch(self) -> int:
@@ -88,7 +90,8 @@ class LogIngest:
         return self._timeline.fenced
 
     def run(self) -> None:
-        """Read the source to its end. Raises LogError where the log refuses for good."""
+        """Read the source to its end. Raises LogError where the log refuses for good, and where it is told to stop and
+        nothing can be written for STOP_NS: what it holds was never accepted."""
         try:
             for records in self.stage.records():
                 for record in records:
@@ -109,6 +112,7 @@ class LogIngest:
     def stop(self, over: bool = True) -> None:
         """End at the present read. over: the source ends with it; else somebody goes on, in the next epoch."""
         self.over = over
+        self._give_up_ns = self._give_up_ns or self._clock.monotonic_ns() + STOP_NS
         self.stage.stop()
 
     def _look_for_a_higher_epoch(self) -> None:
@@ -126,7 +130,7 @@ class LogIngest:
             message, payload = self._message(record)
             encoded = encode_frame(message, payload)
             if wait:
-                self._sender.send(self._topic, encoded, None)
+                self._sender.send(self._topic, encoded, None, give_up=self._gives_up)
             elif not self._sender.try_send(self._topic, encoded, None):
                 return
             self._outbox.acknowledged()
@@ -134,6 +138,9 @@ class LogIngest:
             last = record.last_seq if isinstance(record, DroppedRun) else record.frame_seq
             self._places[record.epoch] = last + 1
             self.frames += 1
+
+    def _gives_up(self) -> bool:
+        return self._give_up_ns is not None and self._clock.monotonic_ns() > self._give_up_ns
 
     def _message(self, record: FrameRecord) -> tuple[FrameMessage, bytes | None]:
         info = self.stage.info

@@ -16,6 +16,8 @@ from typing import Any, Protocol
 from serving.clock import NS_PER_S, Clock
 from serving.records import StreamMessage
 
+HELD_UP_S = 120.0
+
 
 class SourceState(Enum):
     """What a source of this process is doing."""
@@ -128,7 +130,7 @@ class SourceView:
 
 
 class Fleet:
-    """One thread calls it. `tick` at least once a second."""
+    """One thread calls it, `tick` about once a second. `beat` may be called by another one meanwhile."""
 
     def __init__(self, spawn: Spawn, rules: FleetRules, clock: Clock) -> None:
         self._spawn, self._rules, self._clock = spawn, rules, clock
@@ -136,6 +138,7 @@ class Fleet:
         self._leaving: dict[str, list[_Leaving]] = {}
         self._held: frozenset[str] = frozenset()
         self._beaten_ns = 0
+        self._ticked_ns = clock.monotonic_ns()
         self._ends: Counter[str] = Counter()
 
     # -- what is wanted ---------------------------------------------------------------------------------------------
@@ -179,17 +182,24 @@ class Fleet:
 
     def tick(self) -> None:
         """Look after the children: renew, start, take ends, kill what hangs."""
-        now_ns = self._clock.monotonic_ns()
-        if now_ns - self._beaten_ns >= NS_PER_S:
-            self._beaten_ns = now_ns
-            for source in self._sources.values():
-                if source.child is not None:
-                    source.child.beat()
+        now_ns = self._ticked_ns = self._clock.monotonic_ns()
+        self.beat()
         self._reap(now_ns)
         for source in self._sources.values():
             if source.child is not None:
                 self._look_after(source, source.child, now_ns)
         self._start_due(now_ns)
+
+    def beat(self) -> None:
+        """Renew the leases, once a second at most. A broker that lets `tick` wait ends no child; where nobody looked
+        after them for HELD_UP_S somebody else shall read them."""
+        now_ns = self._clock.monotonic_ns()
+        if now_ns - self._beaten_ns < NS_PER_S or now_ns - self._ticked_ns > HELD_UP_S * NS_PER_S:
+            return
+        self._beaten_ns = now_ns
+        for source in list(self._sources.values()):
+            if (child := source.child) is not None:
+                child.beat()
 
     def close(self, grace_s: float | None = None) -> None:
         """Ask all children to hand over; `tick` until `leaving` is 0, then nothing of ours lives."""

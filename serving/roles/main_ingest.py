@@ -104,6 +104,7 @@ def run_supervisor(settings: Settings, member: str = "") -> Fleet:
             stack.callback(index.close)
         stack.enter_context(open_page(monitor, settings, log, names))
         stop = stack.enter_context(stop_on_signals())
+        threading.Thread(target=_beat, args=(fleet, stop), name="leases", daemon=True).start()
         role = IngestSupervisor(log, names, fleet, clock, monitor, stop.wait, member)
         try:
             while not stop.is_set():
@@ -114,6 +115,12 @@ def run_supervisor(settings: Settings, member: str = "") -> Fleet:
             monitor.state(RoleState.DRAINING)
             role.close()
     return fleet
+
+
+def _beat(fleet: Fleet, stop: threading.Event) -> None:
+    """The loop itself may wait for a broker for longer than a lease."""
+    while not stop.wait(LOOK_S):
+        fleet.beat()
 
 
 def report(monitor: RoleMonitor, fleet: Fleet, counted: StreamMetrics, index: ResultIndex | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from serving.errors import LockstepError, LogFull
+from serving.errors import LockstepError, LogFull, LogUnavailable
 from serving.ports_log import Delivery, LogProducer, NewRecord
 from serving.records import Encoded
 
@@ -16,10 +16,18 @@ class Sender:
         self._producer = producer
         self._failure: LockstepError | None = None
 
-    def send(self, topic: str, record: Encoded, partition: int | None, done: Callable[[], None] | None = None) -> None:
-        """Queue a record, waiting for room; `done` is called once it is acknowledged."""
+    def send(
+        self, topic: str, record: Encoded, partition: int | None, done: Callable[[], None] | None = None,
+        give_up: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
+        """Queue a record, waiting for room; `done` is called once it is acknowledged.
+
+        give_up: asked while there is no room; then LogUnavailable is raised, and the record is not queued.
+        """
         while not self.try_send(topic, record, partition, done):
-            self._producer.poll(0.05)
+            if give_up():
+                raise LogUnavailable(f"{topic}: a record found no room: the broker takes none")
+            self.poll(0.05)
 
     def try_send(
         self, topic: str, record: Encoded, partition: int | None, done: Callable[[], None] | None = None
@@ -39,9 +47,9 @@ class Sender:
         return True
 
     @property
-    def waiting(self) -> bool:
-        """Something is not acknowledged yet."""
-        return self._producer.waiting() > 0
+    def waiting(self) -> int:
+        """Records that are not acknowledged yet."""
+        return self._producer.waiting()
 
     def poll(self, timeout_s: float = 0.0) -> None:
         """Take acknowledgements. Raises what made a record impossible to write."""

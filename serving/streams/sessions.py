@@ -66,17 +66,29 @@ class Sessions:
 
     def __init__(self) -> None:
         self._kept: dict[tuple[str, str], tuple[int, tuple[Session, ...]]] = {}
+        self._seen: dict[tuple[str, str], tuple[int, int]] = {}  # epoch and pts_ns of the newest frame they have seen
 
     def of(self, frame: Frame, pipeline: str, new: Sequence[NewSession]) -> tuple[Session, ...]:
-        """The sessions of this frame's epoch, made by `new` where it is the first."""
+        """The sessions of this frame's epoch, made by `new` where it is the first.
+
+        A frame that comes once more (a replay, a stranger's retry) gets some of its own: their time does not go back.
+        """
         key = (frame.source_id, pipeline)
+        if key in self._seen and (frame.epoch, frame.pts_ns) <= self._seen[key]:
+            return tuple(make() for make in new)
         epoch, sessions = self._kept.get(key, (0, ()))
         if epoch != frame.epoch:
             sessions = tuple(make() for make in new)
             self._kept[key] = frame.epoch, sessions
         return sessions
 
+    def saw(self, frame: Frame, pipeline: str) -> None:
+        """The frame's sessions are updated with it."""
+        key, place = (frame.source_id, pipeline), (frame.epoch, frame.pts_ns)
+        self._seen[key] = max(place, self._seen.get(key, place))
+
     def forget(self, source_id: str) -> None:
         """What is remembered of a source is worth nothing any more: the next frame begins anew."""
         for key in [key for key in self._kept if key[0] == source_id]:
             del self._kept[key]
+            self._seen.pop(key, None)

@@ -233,6 +233,7 @@ class Worker:
                 self.attempts += 1
                 answer = _ask(pipeline, ready, sessions)
             if isinstance(answer, InferResponse):
+                self._sessions.saw(ready.frame, pipeline.name)
                 try:
                     return Outcome.of_result(_result(ready.frame, pipeline, answer, sessions, ready.rgb), attempt)
                 except ServingError as error:  # the sessions have seen it, so it is not asked for again

@@ -15,7 +15,7 @@ from confluent_kafka import TopicPartition as RdPartition
 
 from serving.adapters.kafka.errors import translated
 from serving.adapters.kafka.options import KafkaOptions, reading
-from serving.errors import LockstepError, LogTruncated
+from serving.errors import LockstepError, LogTruncated, LogUnavailable
 from serving.ports_log import LogRecord, Lost, Polled, TopicPartition
 
 WATERMARK_SECONDS = 5.0
@@ -54,6 +54,7 @@ class KafkaReader:
         self._gathered: list[LogRecord] = []
         self._lost: list[Lost] = []
         self._failure: LockstepError | None = None
+        self._astray: set[TopicPartition] = set()  # out of range, and no broker said where to read on
         self._unknown: dict[str, float] = {}  # topics the broker did not know, and since when
         self._patience_s = options.topic_patience_s
         self._closed = False
@@ -65,6 +66,8 @@ class KafkaReader:
 
     def poll(self, timeout_s: float, most: int = 500) -> Polled:
         """What there is, as soon as there is something."""
+        for place in sorted(self._astray):
+            self._out_of_range(place)
         first = self._consumer.poll(timeout_s)
         if first is not None:
             self._take(first)
@@ -156,7 +159,7 @@ class KafkaReader:
         )
 
     def _take_error(self, error: KafkaError, place: TopicPartition) -> None:
-        if error.code() == KafkaError._AUTO_OFFSET_RESET and place in self._next:
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
             self._out_of_range(place)
         elif error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART and place.topic:
             self._unknown.setdefault(place.topic, time.monotonic())
@@ -179,11 +182,16 @@ class KafkaReader:
 
     def _out_of_range(self, place: TopicPartition) -> None:
         """The position is no longer between the log's ends. librdkafka has stopped to fetch, so a seek is refused."""
+        self._astray.discard(place)
+        if place not in self._next:
+            return
         try:
             self._next[place] = self._from_within(place, self._next[place], self.bounds(place))
             self._restart(place)
         except LockstepError as failure:
             self._failure = self._failure or failure
+            if isinstance(failure, LogUnavailable):
+                self._astray.add(place)
 
     def _restart(self, place: TopicPartition) -> None:
         """Assign again what is assigned; the eager protocol takes nothing less than all."""

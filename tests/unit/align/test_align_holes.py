@@ -113,6 +113,18 @@ def test_a_restart_after_days_goes_on_where_what_was_closed_ends() -> None:
     assert post(accountant, 6_999_999) == [] and accountant.counters.posted[Posted.EXPIRED] == 1
 
 
+def test_hours_of_closed_keys_are_sums_and_no_memory() -> None:
+    accountant = Accountant()
+    for seq in range(5000):
+        for record in closed(seq):
+            accountant.restore(record)
+    (kept,) = accountant._restored.values()
+    assert len(kept.first) == len(kept.newest) == 2 and kept.later == {} and sum(map(len, kept.counts.values())) == 2
+    assert accountant.frame(frame(4999), 0) == []
+    total = accountant.total("s", "b")
+    assert (total.accepted, total.dropped, total.in_flight) == (5000, 5000, 0) and total.holds
+
+
 def test_retention_may_cut_between_two_pipelines_of_a_frame() -> None:
     accountant = Accountant()
     for record in [*closed(50, ("b",)), *closed(51), *closed(52)]:

@@ -122,6 +122,16 @@ def test_a_crashed_child_is_started_again_after_a_back_off_that_doubles(world: W
     assert world.fleet.take_ends() == {"crashed": 5} and not world.fleet.take_ends()
 
 
+def test_leases_are_renewed_while_the_loop_waits_for_a_broker_but_not_for_ever(world: World) -> None:
+    world.fleet.want(GATE)
+    world.after(0)
+    for _ in range(150):
+        world.clock.advance(NS_PER_S)
+        world.fleet.beat()
+        world.fleet.beat()
+    assert 119 <= world.children[0].beats <= 121, "once a second, for two minutes"
+
+
 def test_one_that_was_refused_waits_longer_and_says_why(world: World) -> None:
     world.fleet.want(GATE)
     world.after(0)

@@ -19,6 +19,7 @@ from serving.ports_log import TopicPartition
 from serving.records import StreamState, decode_dead_letter
 from serving.roles.accountant import LogAccountant
 from serving.roles.jobs import WorkerSettings
+from serving.testing.memory_index import MemoryIndex
 from serving.testing.memory_log import MemoryProducer
 
 
@@ -138,6 +139,20 @@ def test_f3_the_models_that_answer_do_not_wait_for_the_one_that_is_away() -> Non
     system.until(lambda: len(system.results()) == 10, worker, step_ms=50)
     late = [m.posting.key.frame_seq for m in system.results() if m.posting.key.pipeline == "gone"]
     assert late == [0, 1, 2, 3, 4], "in their order, whatever was asked meanwhile"
+
+
+def test_a_source_of_other_models_is_none_of_this_workers() -> None:
+    """Two groups see all frames; each tells the rate of what it analyses (`fps_analysed`), and of nothing else."""
+    system, index = System(), MemoryIndex()
+    system.claim("a")
+    system.claim("b", pipelines=("face",))
+    system.frames("a", [0])
+    system.frames("b", [0], pipelines=("face",))
+    worker = system.worker(index=index)
+    system.until(lambda: len(system.results()) == 1, worker)
+    system.clock.advance(2_000_000_000)
+    worker.step(0.0)
+    assert index.states(["a", "b"])["a"]["worker"]["analysed"] == 1 and index.states(["a", "b"])["b"] == {}
 
 
 def test_of_a_source_that_is_over_no_result_is_missed() -> None:

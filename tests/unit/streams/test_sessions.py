@@ -81,6 +81,15 @@ def test_each_source_and_epoch_has_a_session_of_its_own() -> None:
     assert len(made) == 3 and [pts for pts, _ in made[0].seen] == [0, 40_000_000, 80_000_000]
 
 
+def test_i3_a_frame_that_comes_once_more_leaves_the_sessions_as_they_are() -> None:
+    made: list[Remembers] = []
+    worker = Worker([pipeline(made)])
+    order = [frame(0), frame(1), frame(0), frame(1), frame(0, epoch=2), frame(1), frame(1, epoch=2), frame(2)]
+    assert [calls_of(worker, given) for given in order] == [1, 2, 1, 1, 1, 1, 2, 1]
+    kept = [[pts for pts, _ in session.seen] for session in made if len(session.seen) == 2]
+    assert kept == [[0, 40_000_000]] * 2, "one for each epoch, in order"
+
+
 def test_pipelines_do_not_share_a_session() -> None:
     made: list[Remembers] = []
     worker = Worker([pipeline(made, "a"), pipeline(made, "b")])

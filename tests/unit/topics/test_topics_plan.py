@@ -135,6 +135,15 @@ def test_a_topic_without_retention_that_deletes_is_refused(tmp_path: Path) -> No
         plan_topics(file, RETENTION, ListTopics())
 
 
+def test_the_registry_does_not_grow(tmp_path: Path) -> None:
+    """A source's records would lie in two partitions, and whoever followed the old one would not see its removal."""
+    admin = ListTopics()
+    apply(plan_topics(load_topics(SHIPPED), RETENTION, admin, prefix="acme."), admin)
+    grown = load_topics(written(tmp_path, {"topics/streams/partitions": 24}))
+    plan = plan_topics(grown, RETENTION, admin, prefix="acme.")
+    assert plan.changes == () and "acme.streams: it has 12 partitions, 24 are wanted" in plan.refused[0]
+
+
 def alike(count: int) -> dict[str, Any]:
     return {f"topics/{name}/partitions": count for name in ("frames", "results", "outcomes", "timelines")}
 

@@ -1,0 +1,152 @@
+"""Roles that a broker leaves alone for long: they end when told to, and hold no more than they may (G8, G9)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from test_roles_on_memory import NAMES, claim, records, settled, write_frames
+
+from serving.adapters.kafka import KafkaOptions
+from serving.adapters.kafka.reader import KafkaReader
+from serving.clock import NS_PER_S, SystemClock
+from serving.errors import LogUnavailable
+from serving.frames import SourceKind
+from serving.ports_log import Lost, TopicPartition
+from serving.preprocess.jpeg import JpegCodec
+from serving.records import StreamMessage, StreamState, decode_outcome, encode_stream
+from serving.roles import accountant as accountant_role
+from serving.roles import ingest as ingest_role
+from serving.roles import main_ingest
+from serving.roles.accountant import LogAccountant
+from serving.roles.ingest import IngestSettings, LogIngest
+from serving.roles.registered import Registered
+from serving.roles.sender import Sender
+from serving.testing.hand_clock import HandClock
+from serving.testing.list_source import Connection, ListSource
+from serving.testing.memory_log import MemoryLog
+
+STREAM = StreamMessage("gate", "file:list", ("person",), mixed=True)
+
+
+@pytest.fixture
+def log() -> MemoryLog:
+    topics = ("frames", "results", "outcomes", "timelines", "dead_letter", "streams")
+    return MemoryLog({NAMES.topic(topic): 1 for topic in topics})
+
+
+def test_g9_an_ingest_without_broker_ends_when_it_is_told_to(log: MemoryLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it holds was never accepted, so nothing is lost without a name."""
+    monkeypatch.setattr(ingest_role, "STOP_NS", NS_PER_S // 5)
+    gone = threading.Event()
+
+    def pictures() -> Iterator[tuple[int, Any]]:
+        for n in range(50):
+            if n == 3:
+                log.set_down(True)
+                gone.set()
+            yield 3600 * n, np.zeros((48, 64, 3), np.uint8)
+
+    source = ListSource("gate", [Connection(pictures())], SourceKind.FILE)  # type: ignore[arg-type]
+    role = LogIngest(
+        log, NAMES, source, STREAM, "ingest-1", IngestSettings(JpegCodec()), SystemClock(), lambda s: False
+    )
+    role._sender._producer._most = 5  # type: ignore[attr-defined]
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            role.run()
+        except LogUnavailable as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert gone.wait(10)
+    thread.join(0.5)
+    assert thread.is_alive(), "it waits for the broker as long as nobody says otherwise"
+    role.stop()
+    thread.join(20)
+    assert not thread.is_alive() and "found no room" in str(raised[0])
+
+
+def test_g8_an_accountant_without_broker_closes_no_more_than_it_can_hold(
+    log: MemoryLog, clock: HandClock, accountant: Callable[[], LogAccountant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accountant_role, "MAX_UNSENT", 8)
+    claim(log, kind=SourceKind.LIVE)
+    role = accountant()
+    for seqs in (range(10), range(10, 20)):
+        write_frames(log, seqs)
+        settled(role, clock)
+    monkeypatch.setattr(role, "_commit", lambda numbers: None)
+    log.set_down(True)
+    for _ in range(10):
+        clock.advance(7 * NS_PER_S)
+        role.step(0.0)
+    assert role._sender.waiting == 10, "the first ten; the others are due as well"
+    log.set_down(False)
+    settled(role, clock)
+    closed = [message.key.frame_seq for message in records(log, "outcomes", decode_outcome) if message.closed]
+    assert closed == list(range(20))
+
+
+def test_a_position_out_of_range_is_looked_up_until_somebody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """librdkafka stops to fetch there and says so once."""
+    from confluent_kafka import KafkaError
+
+    place = TopicPartition("frames", 3)
+    reader = KafkaReader(KafkaOptions("127.0.0.1:9"), {place: 5})
+    answers: list[Any] = [LogUnavailable("no broker"), LogUnavailable("no broker"), (7, 9)]
+
+    def bounds(asked: TopicPartition, timeout_s: float = 5.0) -> tuple[int, int]:
+        answer = answers.pop(0)
+        if isinstance(answer, LogUnavailable):
+            raise answer
+        return answer  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(reader, "bounds", bounds)
+    reader._take_error(KafkaError(KafkaError._AUTO_OFFSET_RESET), place)
+    with pytest.raises(LogUnavailable):
+        reader.poll(0.0)
+    polled = reader.poll(0.0)
+    assert polled.lost == (Lost(place, 5, 6),) and reader.position(place) == 7 and answers == []
+    reader.close()
+
+
+class Reading:
+    """A role that reads a source."""
+
+    def __init__(self, source_id: str) -> None:
+        self.stream, self.stopped = StreamMessage(source_id, "rtsp://10.0.0.7/", ("person",)), threading.Event()
+
+    def stop(self) -> None:
+        self.stopped.set()
+
+
+def test_a_source_that_is_taken_away_ends_in_a_process_of_its_own_too(
+    log: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main_ingest, "LOOK_S", 0.01)
+    sender, roles, ending = Sender(log.producer()), [Reading("gate"), Reading("gate-sound")], threading.Event()
+
+    def write(role: Reading, state: StreamState) -> None:
+        stream = StreamMessage(role.stream.source_id, "rtsp://10.0.0.7/", ("person",), supervised=False, state=state)
+        sender.send(NAMES.topic("streams"), encode_stream(stream), None)
+        sender.flush(1)
+
+    for role in roles:
+        write(role, StreamState.ACTIVE)
+    registered = Registered(log, NAMES)
+    registered.catch_up()
+    watch = threading.Thread(target=main_ingest._end_removed, args=(registered, roles, ending), daemon=True)
+    watch.start()
+    assert not roles[0].stopped.wait(0.2)
+    write(roles[0], StreamState.REMOVED)
+    assert roles[0].stopped.wait(5) and not roles[1].stopped.is_set() and not ending.is_set()
+    write(roles[1], StreamState.REMOVED)
+    assert ending.wait(5) and roles[1].stopped.is_set()
+    watch.join(5)
