@@ -210,7 +210,7 @@ def bench_kafka(
     run = kafka.run(job, say)
     print(kafka_report.table(run))
     print(kafka_report.hop_table(run["figures"]))
-    print(kafka_report.summary(run["figures"]))
+    print(kafka_report.summary(run["figures"], run["fps"]))
     print(kafka_report.write(run, output, time.strftime("kafka-%Y%m%d-%H%M", time.gmtime())))
 
 

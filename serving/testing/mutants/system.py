@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serving.align import Accountant
-from serving.align.ledger import Posted, TimelineLedger
+from serving.align.ledger import Closed, Posted, TimelineLedger
 from serving.frames import Outcome
 from serving.testing.mutants.keys import ARRIVAL, LATE_ON_NEWEST, NO_EPOCH, ONE_PIPELINE
 from serving.testing.mutants.rules import WALL_CLOCK
@@ -31,7 +31,7 @@ class _LastArrivalAccountant(Accountant):
 class _OpenLedger(TimelineLedger):
     """Closing is kept in memory only."""
 
-    def restore(self, closed: dict[int, dict[str, Outcome]]) -> None:
+    def restore(self, closed: Closed) -> None:
         return None
 
 
