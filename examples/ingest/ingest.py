@@ -3,39 +3,64 @@
 import io
 import json
 import sys
+import uuid
 
 import av
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.partitioner.default import murmur2
 
 broker, source, model, video, prefix = [*sys.argv[1:], ""][:5]
-reader = KafkaConsumer(bootstrap_servers=broker)
-number = (murmur2(source.encode()) & 0x7FFFFFFF) % len(reader.partitions_for_topic(prefix + "timelines"))
-place = TopicPartition(prefix + "timelines", number)
-reader.assign([place])
-reader.seek_to_beginning(place)
-epoch, end = 1, reader.end_offsets([place])[place]
-while reader.position(place) < end:  # an epoch that nobody has claimed yet
-    for record in reader.poll(500).get(place, []):
-        epoch = max(epoch, json.loads(record.value)["epoch"] + 1 if record.key.startswith(f"{source}|".encode()) else 1)
-producer = KafkaProducer(bootstrap_servers=broker, acks="all")
+reader, producer = KafkaConsumer(bootstrap_servers=broker), KafkaProducer(bootstrap_servers=broker, acks="all")
+places = [TopicPartition(prefix + "timelines", n) for n in reader.partitions_for_topic(prefix + "timelines")]
+number = (murmur2(source.encode()) & 0x7FFFFFFF) % len(places)
+reader.assign(places)
+
+
+def owners():
+    """Who owns each epoch of the source: its first record, in whatever partition; there may once have been fewer."""
+    found, ends = {}, reader.end_offsets(places)
+    reader.seek_to_beginning(*places)
+    while any(reader.position(place) < ends[place] for place in places):
+        for record in (record for records in reader.poll(500).values() for record in records):
+            if record.key.startswith(f"{source}|".encode()):
+                found.setdefault(int(record.key.split(b"|")[1]), record.key.decode().split("|")[2])
+    return found
+
+
+def claimed(**more):
+    """Write the claim with this in it too, and wait until it is acknowledged."""
+    claim.update(more)
+    key = f"{source}|{epoch}|{own}".encode()
+    producer.send(prefix + "timelines", json.dumps(claim).encode(), key, partition=number).get(30)
+
+
+epoch, own, u0, sent = max(owners(), default=0) + 1, uuid.uuid4().hex, None, []
+claim = {"schema": 1, "source_id": source, "epoch": epoch, "ingest_id": own, "pipelines": [model], "kind": "file"}
 with av.open(video) as container:
-    stream, u0, seq = container.streams.video[0], None, 0
-    base = f"{stream.time_base.numerator}/{stream.time_base.denominator}"
-    claim = {"schema": 1, "source_id": source, "epoch": epoch, "ingest_id": "own", "time_base": base, "kind": "file"}
-    claim |= {"pipelines": [model], "width": stream.width, "height": stream.height, "codec": stream.codec.name}
-    for seq, picture in enumerate(container.decode(stream)):
-        if u0 is None:
-            claim |= {"u0": (u0 := picture.pts), "first_raw_pts": u0}
-            key = f"{source}|{epoch}|own".encode()
-            producer.send(place.topic, json.dumps(claim).encode(), key, partition=number).get(10)
-        ns = stream.time_base * (picture.pts - u0) * 10**9
-        headers = {"epoch": epoch, "frame_seq": seq, "pipelines": model, "pts": picture.pts, "time_base": base}
-        headers |= {"pts_ns": (2 * ns.numerator + ns.denominator) // (2 * ns.denominator)}  # rounded half up
-        picture.to_image().save(jpeg := io.BytesIO(), "JPEG", quality=92, subsampling=0)
+    stream = next(iter(container.streams.video), None)
+    for picture in container.decode(stream) if stream else ():
+        if u0 is None and (u0 := picture.pts) is None:
+            break  # without a time nothing can be joined
+        if not sent:
+            base = f"{stream.time_base.numerator}/{stream.time_base.denominator}"
+            claimed(time_base=base, u0=u0, first_raw_pts=u0, width=stream.width, height=stream.height)
+            if owners()[epoch] != own:
+                sys.exit(f"{source}: another ingest began at the same moment")
+        headers = {"epoch": epoch, "frame_seq": len(sent), "pipelines": model}
+        picture.to_image().save(data := io.BytesIO(), "JPEG", quality=90)
+        if picture.pts is None or data.tell() > 900_000:  # given up, and it keeps its place
+            data, headers["drop_reason"] = io.BytesIO(), "no_pts" if picture.pts is None else "too_large"
+        else:
+            ns = stream.time_base * (picture.pts - u0) * 10**9
+            pts_ns = (2 * ns.numerator + ns.denominator) // (2 * ns.denominator)  # rounded half up
+            headers |= {"pts": picture.pts, "time_base": base, "pts_ns": pts_ns}
         texts = [(name, str(value).encode()) for name, value in headers.items()]
-        producer.send(prefix + "frames", jpeg.getvalue(), source.encode(), texts, number)
-claim |= {"frames": seq + 1, "last": True}  # the source is over, so its account can be closed at once
-producer.send(place.topic, json.dumps(claim).encode(), key, partition=number).get(10)
-producer.flush()
-print(f"{source} epoch {epoch}: {seq + 1} frames")
+        sent.append(producer.send(prefix + "frames", data.getvalue(), source.encode(), texts, number))
+        if len(sent) > 100:
+            sent[-100].get(60)  # no more are on their way at once
+if not sent:
+    sys.exit(f"{video}: expected pictures with PTS, found none")
+for record in sent[-100:]:
+    record.get(60)
+claimed(frames=len(sent), last=True)  # all are on the log, and the source is over: its account may be closed
+print(f"{source} epoch {epoch}: {len(sent)} frames")

@@ -46,11 +46,14 @@ for record in read(consumer, prefix + "timelines"):  # the first record with an 
     if record.key.startswith(key + b"|"):
         claims.setdefault((claim := json.loads(record.value))["epoch"], claim)
 claim = claims[max(claims)]
-epoch, u0, modulus, base = claim["epoch"], claim["u0"], claim["pts_modulus"], Fraction(claim["time_base"])
-boxes = {}
+epoch, u0, modulus, base = claim["epoch"], claim["u0"], claim.get("pts_modulus"), Fraction(claim["time_base"])
+answers = {}
 for record in read(consumer, prefix + "results"):
     if record.key == key and (result := json.loads(record.value))["outcome"] == "result":
-        boxes.setdefault((result["epoch"], result["pts_ns"]), {})[result["pipeline"]] = result.get("detections", [])
+        # Of several answers the first one in the order of docs/alignment.md: version, attempt, hash.
+        order = -int(result["model_version"]), result["attempt"], dict(record.headers).get("payload_hash", b"")
+        new, known = (order, result.get("detections", [])), answers.setdefault((result["epoch"], result["pts_ns"]), {})
+        known[result["pipeline"]] = min(known.get(result["pipeline"], new), new, key=lambda answer: answer[0])
 
 exact = {"correct_ts_overflow": "0", "fflags": "nofillin"}  # stamps as they stand there: neither moved nor guessed
 with av.open(video, options=exact) as container, av.open(output, "w") as mixed:
@@ -65,7 +68,7 @@ with av.open(video, options=exact) as container, av.open(output, "w") as mixed:
         ref = unwrapped(picture.pts, ref, modulus)
         ns = (ref - u0) * base * 10**9
         pts_ns = (2 * ns.numerator + ns.denominator) // (2 * ns.denominator)  # rounded half up
-        found = [box for answer in boxes.get((epoch, pts_ns), {}).values() for box in answer]
+        found = [box for _, boxes in answers.get((epoch, pts_ns), {}).values() for box in boxes]
         rgb = picture.to_ndarray(format="rgb24")
         for box in found:
             frame(rgb, box["xyxy"])

@@ -18,13 +18,14 @@ from serving.adapters.kafka import KafkaLog, KafkaOptions, KafkaTopics
 from serving.adapters.video import AddressSource
 from serving.align import CloseRule
 from serving.clock import SystemClock
-from serving.ports_log import TopicState
+from serving.ports_log import LogRecord, TopicPartition, TopicState
 from serving.preprocess.jpeg import JpegCodec
-from serving.records import StreamMessage
+from serving.records import Encoded, StreamMessage
 from serving.roles.accountant import LogAccountant
 from serving.roles.ingest import IngestSettings, LogIngest
 from serving.roles.ledger import LedgerRow, read_ledger
 from serving.roles.names import Names
+from serving.roles.sender import Sender
 from serving.roles.transport import LogTransport
 from serving.roles.worker import LogWorker, WorkerSettings
 from serving.streams.worker import Pipeline, Worker
@@ -52,6 +53,25 @@ class Ours:
         settings = IngestSettings(JpegCodec())
         LogIngest(self.log, self.names, source, stream, "ours", settings, CLOCK, lambda seconds: False).run()
 
+    def write(self, topic: str, record: Encoded, partition: int) -> None:
+        """A record of somebody else's."""
+        sender = Sender(self.log.producer())
+        sender.send(self.names.topic(topic), record, partition)
+        assert sender.flush(10.0)
+        sender.close()
+
+    def read(self, topic: str) -> list[LogRecord]:
+        """All that stands there now."""
+        places = [TopicPartition(self.names.topic(topic), n) for n in range(TOPICS[topic])]
+        reader, found = self.log.reader(dict.fromkeys(places, 0)), list[LogRecord]()
+        try:
+            ends = {place: reader.bounds(place)[1] for place in places}
+            while any(reader.position(place) < end for place, end in ends.items()):
+                found += reader.poll(0.2).records
+        finally:
+            reader.close()
+        return found
+
     def balanced(self, source_id: str, patience_s: float = 60.0) -> LedgerRow:
         """The ledger of a source, once it balances."""
         deadline = time.monotonic() + patience_s
@@ -70,6 +90,14 @@ def stranger(script: str, *arguments: object, patience_s: float = 90.0) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=patience_s, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
+
+
+def refused(script: str, *arguments: object) -> str:
+    """What an example says where it cannot go on."""
+    command = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and done.stdout == "", done.stdout
+    return done.stderr
 
 
 @contextmanager
