@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")"
 chmod 0700 .
 password() { head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n'; }
-write() { [ -e "$1" ] || { cat >"$1.new"; chmod 0444 "$1.new"; mv "$1.new" "$1"; echo "wrote deploy/secrets/$1" >&2; }; }
+write() { [ -e "$1" ] || { cat >"$1.new"; chmod 0644 "$1.new"; mv "$1.new" "$1"; echo "wrote deploy/secrets/$1" >&2; }; }
 if [ ! -e redis.conf ] || [ ! -e lockstep.yaml ]; then
     rm -f redis.conf lockstep.yaml
     word=$(password)

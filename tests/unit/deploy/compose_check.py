@@ -35,7 +35,7 @@ Service = Mapping[str, Any]
 def problems(root: Path) -> list[str]:
     """Everything that does not hold together, a line each; root: the repository."""
     compose = Compose(root)
-    checks = (settings_of, commands_of, ports_of, secrets_of, places_of, hardening_of, images_of, limits_of)
+    checks = (settings_of, commands_of, ports_of, secrets_of, places_of, given_of, hardening_of, images_of, limits_of)
     return [text for check in checks for text in check(compose)]
 
 
@@ -227,6 +227,17 @@ def places_of(compose: Compose) -> Iterator[str]:
             for path in source.split():
                 if not (compose.root / path).exists() or path.split("/")[0] not in included:
                     yield f"{name}: COPY {path}: not in the build's context"
+
+
+def given_of(compose: Compose) -> Iterator[str]:
+    """Who reads the model repository mounts it; who resolves names of secrets in addresses has their values."""
+    for name in ("gateway", "triton", "worker", "mixer"):
+        if "/srv/model_repository" not in {mount.split(":")[1] for mount in compose.services[name]["volumes"]}:
+            yield f"{name}: has no model repository"
+    for name, service in compose.services.items():
+        told = {file["path"] for file in service.get("env_file", [])}
+        if ("secrets/cameras.env" in told) != (name in ("ingest", "mixer")):
+            yield f"{name}: has {sorted(told)}; ingest and mixer have secrets/cameras.env, and nobody else"
 
 
 def hardening_of(compose: Compose) -> Iterator[str]:

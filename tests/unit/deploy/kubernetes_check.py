@@ -385,7 +385,7 @@ def network_of(system: System) -> Iterator[str]:
 
 
 def as_in_compose(system: System) -> Iterator[str]:
-    """Images, memory and the program of a service are those of deploy/compose.yaml."""
+    """Images, memory, mounts, secrets and the program of a service are those of deploy/compose.yaml."""
     services = dict(system.compose.ours())
     yield from (f"{name}: only in deploy/compose.yaml" for name in sorted(services.keys() - system.workloads.keys()))
     for name, pod in system.pods():
@@ -399,6 +399,12 @@ def as_in_compose(system: System) -> Iterator[str]:
         most = str(pod["containers"][0]["resources"]["limits"]["memory"]).lower().removesuffix("i")
         if "mem_limit" in service and most != service["mem_limit"]:
             yield f"{name}: memory {most}, in deploy/compose.yaml {service['mem_limit']}"
+        first, mounts = pod["containers"][0], {mount.split(":")[1] for mount in service.get("volumes", [])}
+        if missing := mounts - {mount["mountPath"] for mount in first["volumeMounts"]}:
+            yield f"{name}: does not mount {sorted(missing)}, as deploy/compose.yaml does"
+        secret = any("secretRef" in source for source in first.get("envFrom", []))
+        if secret != ("env_file" in service):
+            yield f"{name}: secrets in its environment: {secret}, in deploy/compose.yaml {not secret}"
         ours, theirs = pod["containers"][0]["args"], service["command"]
         of_a_gpu = ("--target", "--triton-target")
         if [w for w in ours if w.startswith("--") and w not in of_a_gpu] != [w for w in theirs if w.startswith("--")]:

@@ -33,6 +33,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("compose.yaml", "GF_SECURITY_ADMIN_PASSWORD__FILE: /run/secrets/grafana_admin", "GF_SECURITY_ADMIN_PASSWORD: admin", "secret in the file"),
     ("compose.yaml", "./kafka/server.properties:", "./kafka/broker.properties:", "does not exist"),
     ("compose.yaml", "  mixed: {}\n", "", "volume mixed is not declared"),
+    ("compose.yaml", ":/srv/model_repository:ro  # their labels", ":/srv/models:ro", "mixer: has no model repository"),
+    ("compose.yaml", "    env_file: [{path: secrets/cameras.env, required: false}]\n", "", "mixer: has []; ingest and mixer have"),
     ("compose.yaml", "LOCKSTEP_BIND:-127.0.0.1", "LOCKSTEP_BIND:-0.0.0.0", "not on loopback"),
     ("compose.yaml", 'user: "472:472"', 'user: "0:0"', "grafana: lacks a user other than root"),
     ("compose.yaml", "  read_only: true\n", "", "lacks read_only"),
