@@ -34,7 +34,7 @@ lint: setup ## style, types, layers
 	@$(PY) -m mypy
 	@.venv/bin/lint-imports
 
-test: setup system lint ## sets up everything the tests need and runs them all
+test: setup system lint ## sets up everything the tests need and runs them, but long and faults
 	@$(PYTEST) -m "not long and not faults" -n 2 --dist loadfile --no-loadscope-reorder $(SIDE_BY_SIDE); first=$$?; \
 	$(PYTEST) -m "not long and not faults" $(SIDE_BY_SIDE:%=--ignore=%) && exit $$first
 

@@ -171,7 +171,7 @@ class ParitySpec(_Strict):
 
 
 class ExpectSpec(_Strict):
-    """The score that checkpoint and served model must reach on the labelled samples."""
+    """The score that checkpoint and served model must reach on the labelled samples (`parity.labels`)."""
 
     metric: str
     at_least: float
@@ -344,10 +344,16 @@ def _read_yaml(kind: type[ModelSpec], path: Path) -> ModelSpec:
     if not isinstance(value, dict):
         raise SpecInvalid(f"{path}: expected a mapping of keys, got {type(value).__name__}")
     try:
-        return kind.model_validate(value)
+        spec = kind.model_validate(value)
     except ValidationError as error:
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # a typo explains what is missing
         raise SpecInvalid(_explain(path, tree, first, len(error.errors()))) from error
+    if spec.expect is not None and spec.parity.labels is None:  # versions that were published with such a spec go on
+        where = f"{path}:{_line_of(tree, ['expect'])}"
+        raise SpecInvalid(
+            f"{where}: expect: nothing to score: `parity.labels` names no CSV", hint="parity: {labels: labels.csv}"
+        )
+    return spec
 
 
 def _explain(path: Path, tree: yaml.Node | None, error: Mapping[str, Any], count: int) -> str:

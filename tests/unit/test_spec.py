@@ -45,6 +45,7 @@ MISTAKES = [
     (("  height: 224", "  height: 224\n  mean: [0.5]"), "mean: expected 3 values for colour rgb, got 1"),
     (("  height: 224", "  height: 224\n  std: [1, 0, 1]"), "other than 0"),
     (("  height: 224", "  resize: letterbox"), "resize letterbox needs width and height"),
+    (("labels:", "expect: {metric: top1, at_least: 0.9}\nlabels:"), r"model.yaml:8: expect: .*`parity.labels`"),
     (("name: flowers", "name: [flowers"), "not YAML"),
     ((GOOD, "- 1"), "expected a mapping"),
 ]
@@ -57,6 +58,13 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, change: tuple[str, str
     with pytest.raises(SpecInvalid, match=message) as caught:
         read(tmp_path, text)
     assert caught.value.code == "spec_invalid"
+
+
+def test_a_score_is_expected_of_labelled_samples(tmp_path: Path) -> None:
+    more = "parity: {samples: photos, labels: labels.csv}\nexpect: {metric: top1, at_least: 0.9}\n"
+    assert read(tmp_path, GOOD + more).expect is not None
+    published = ModelSpec.read(tmp_path / "model.yaml").model_dump(mode="json") | {"parity": {"samples": "photos"}}
+    assert ModelSpec.model_validate(published).expect is not None, "what was published before goes on"
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
