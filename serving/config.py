@@ -58,7 +58,7 @@ class Settings(BaseModel):
     body_timeout_s: float = Field(30.0, gt=0, description="time for a whole request body to arrive, seconds")
     body_min_rate: int = Field(1024, ge=0, description="bytes per second below which a body is cut")
     request_timeout_ms: int = Field(10_000, ge=1, description="deadline where the caller names none, milliseconds")
-    max_in_flight: int = Field(64, ge=1, description="requests in flight per gateway process before 429")
+    max_in_flight: int = Field(64, ge=1, description="samples in flight per gateway process before 429")
     drain_s: float = Field(5.0, ge=0, description="time between failing readiness and closing, seconds")
     canary_interval_s: float = Field(2.0, gt=0, description="time between canary inferences, seconds")
     staging: bool = Field(False, description="serve a version without certificate (private staging Triton only)")
@@ -104,7 +104,9 @@ class Settings(BaseModel):
     mixed_dir: Path = Field(Path("output/mixed"), description="mixed video of the mixers, a folder a source")
     hls_window_s: int = Field(120, ge=6, description="how much of a live source's mixed video is listed, seconds")
     recording_s: int = Field(600, ge=10, description="longest file of a recording, seconds")
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+    log_level: str = Field(
+        "info", pattern="^(debug|info|warning|error)$", description="least that is logged: debug, info, warning, error"
+    )
 
 
 def installed_triton(folder: Path, installation: Path = Path(__file__).resolve().parents[1]) -> Path:

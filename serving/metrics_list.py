@@ -319,7 +319,7 @@ LABEL_VALUES: dict[str, str] = {
     "origin": "measured, interpolated, extrapolated",
     "topic": "a topic of docs/kafka.md, without the prefix",
     "change": "assigned, revoked, lost",
-    "output": "recording, publish",
+    "output": "hls, recording, publish",
     "state": "running, backoff, ended, fenced, crowded",
     "kind": "total, available",
     "place": "cache, repository, mixed",

@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
 
 def worker(
     model: Models,
-    track: Annotated[str, typer.Option(help="tracker of sources that nobody registered, such as bytetrack")] = "",
+    track: Annotated[str, typer.Option(help="tracker of sources whose record names none, such as bytetrack")] = "",
     reid: Annotated[str, typer.Option(help="a published embedding model, for sources tracked by deepsort")] = "",
     triton: Annotated[str, typer.Option(help="grpc://host:port[,...], or embedded: infer through Triton")] = "",
     triton_target: Annotated[Literal["cpu", "gpu"], typer.Option(help="whose certificates count in Triton")] = "cpu",
@@ -101,8 +101,9 @@ def ledger(
     for row in rows:
         if row.open and not row.holes:
             say(
-                f"{row.source_id}: open from frame_seq {row.closed_to} on: a key closes a minute after its frame, or"
-                f" when its source is over; if it stays, no accountant runs. --to {row.closed_to}: what is closed"
+                f"{row.source_id}: open from frame_seq {row.closed_to} on: a live source's key closes a minute after"
+                f" its frame, a file's when its claims say that it is over and every model has answered; if it stays,"
+                f" no accountant or worker runs, or no claim has `last`. --to {row.closed_to}: what is closed"
             )
     if not rows or not all(row.balanced for row in rows):
         raise typer.Exit(1)

@@ -42,12 +42,13 @@ class StreamMessage:
 
     Read by ingest: address (secrets by name only, as in rtsp://admin:{CAMERA_1_PASSWORD}@host/; ingest resolves them),
     pipelines (1..n models or pipelines, fixed for an epoch: a change opens a new one), every (analyse each n-th
-    frame), max_fps, lease_s (a live source without a picture for so many seconds ends; None: never), state, sound (the
-    address's sound is read, not its pictures, in pieces for models that hear so: rate, window, hop; None: pictures).
+    frame), max_fps and delay_ms (a live source sheds what is more), mixed (frames that are not analysed carry a picture
+    too), lease_s (a live source without a picture for so many seconds ends; None: never), state, sound (the address's
+    sound is read, not its pictures, in pieces for models that hear so: rate, window, hop; None: pictures).
     Read by workers: track (a tracker such as bytetrack, "": none), roi ("x1,y1,x2,y2" in source pixels: only this part
     is analysed, "": all of it), mask (path of a picture of the source's size; black is not analysed), scenario
-    (named thresholds of the model's spec, "": default), delay_ms and mixed (how old a frame may grow), targets (objects
-    to follow, each a box in one picture of an epoch).
+    (named thresholds of the model's spec, "": default), delay_ms, mixed, max_fps (how old a frame may grow), targets
+    (objects to follow, each a box in one picture of an epoch).
     Read by mixers: delay_ms (presentation delay D, milliseconds), mixed (somebody looks at the pictures: every frame
     carries one and HLS is written), recording (an MP4 of the mixed video beside the HLS), publish (an RTSP or RTMP
     address that the mixed video is sent to as well, secrets by name; "": none), captions (a banner, and a name at each
