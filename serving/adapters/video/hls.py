@@ -112,7 +112,7 @@ class HlsWriter:
             self._nominal_ns = max(1, shown.out_pts_ns - self._last_ns)
         self._last_ns = shown.out_pts_ns
         self._frames += 1
-        self._mux(self._video.encode(picture))
+        self._encode(picture)
 
     def close(self) -> OutputSummary:
         """Write the last segment and end the playlist."""
@@ -141,7 +141,7 @@ class HlsWriter:
         if not self._open:
             return
         self._open[-1].next_ns = end_ns
-        self._mux(self._video.encode(None))
+        self._encode(None)
         try:
             self._container.close()
         except (OSError, av.FFmpegError) as error:
@@ -157,9 +157,9 @@ class HlsWriter:
         self._open.append(_Segment(self._number, init, cut, [], shown.out_pts_ns, shown.frame.key))
         self._number += 1
 
-    def _mux(self, packets: list[Any]) -> None:
+    def _encode(self, picture: Any) -> None:
         try:
-            for packet in packets:
+            for packet in self._video.encode(picture):
                 self._container.mux(packet)
         except (OSError, av.FFmpegError) as error:
             raise self._failed(error) from error

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from video_helpers import TB90, raw_pts, read  # type: ignore[import-not-found]
@@ -114,6 +115,32 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
             writer.write(frame, rng.integers(0, 255, (240, 320, 3), np.uint8))
         writer.close()
     assert not (tmp_path / "o.mp4").exists()
+
+
+@pytest.mark.parametrize("kind", ["hls", "mp4"])
+def test_a_picture_that_the_encoder_refuses_is_an_error_of_the_output(tmp_path: Path, kind: str) -> None:
+    """libx264 takes 16384 pixels a side at most."""
+    stream = OutputStream(16_400, 16, TB90)
+    with pytest.raises(StorageFailed, match="the encoder stopped"):
+        writer: VideoWriter = (
+            HlsWriter(tmp_path, stream, lambda frame: {}) if kind == "hls" else Mp4Writer(tmp_path / "o.mp4", stream)
+        )
+        for frame in shown(STEADY[:2], TB90):
+            writer.write(frame, picture(40, stream.width, stream.height))
+
+
+def test_an_encoder_that_fails_at_the_end_is_an_error_of_the_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing:
+        def encode(self, picture: object) -> list[object]:
+            raise av.error.ExternalError(1, "broken")
+
+    writer = HlsWriter(tmp_path, OutputStream(96, 64, TB90), lambda frame: {})
+    fill(writer, STEADY[:3], TB90)
+    monkeypatch.setattr(writer, "_video", Failing())
+    with pytest.raises(StorageFailed, match="the encoder stopped: broken"):
+        writer.close()
 
 
 @pytest.mark.needs("ffmpeg")
