@@ -178,15 +178,18 @@ class Mixer:
             return None
         return FrameKey(self.source_id, self._epochs[-1].epoch, self._epochs[-1].watermark.value_ns)
 
+    def is_fenced(self, epoch: int) -> bool:
+        """A higher epoch was seen, or shown before a restart: nothing of this one is shown."""
+        newest = self._epochs[-1].epoch if self._epochs else 1
+        return epoch < max(newest, self._resume.epoch if self._resume is not None else 1)
+
     # -- epochs and postings ----------------------------------------------------------------------------------------
 
     def _epoch(self, record: FrameRecord) -> EpochMix | None:
-        newest = self._epochs[-1].epoch if self._epochs else 0
-        lowest = self._resume.epoch if self._resume is not None else 1
-        if record.epoch < max(newest, lowest):
+        if self.is_fenced(record.epoch):
             self.counters.fenced += isinstance(record, Frame)
             return None
-        if record.epoch > newest:
+        if not self._epochs or record.epoch > self._epochs[-1].epoch:
             self._epochs.append(
                 self.epoch_class(record.epoch, self.settings.live, self._rules, self.settings.lateness_ns)
             )

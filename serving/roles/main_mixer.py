@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from serving.adapters.video import last_shown
 from serving.align import Accountant, CloseRule, Mixer, MixerSettings
 from serving.align.freshness import presentation_delay_ns
 from serving.bundle import catalogue
@@ -19,7 +18,7 @@ from serving.preprocess.jpeg import JpegCodec
 from serving.records import TimelineMessage
 from serving.roles.index_open import open_index
 from serving.roles.main import loop, open_log
-from serving.roles.mixer import LogMixer, NewMixRole
+from serving.roles.mixer import LogMixer, NewMixRole, Owner
 from serving.roles.monitor import RoleMonitor
 from serving.roles.outputs import SourceOutputs
 from serving.roles.page import open_page
@@ -63,16 +62,15 @@ def _new_mix_role(
     settings: Settings, options: MixerOptions, labels: Mapping[str, Sequence[str]], registered: Registered,
     monitor: RoleMonitor,
 ) -> NewMixRole:  # fmt: skip
-    def make(timeline: TimelineMessage, told: Callable[[AlignedFrame], None]) -> MixRole:
+    def make(timeline: TimelineMessage, told: Callable[[AlignedFrame], None], owner: Owner) -> MixRole:
         source_id, info = timeline.claim.source_id, timeline.info
         wished = registered.get(source_id)
         live, captions = info.kind is SourceKind.LIVE, wished is None or wished.captions
         delay_ms = wished.delay_ms if wished is not None else options.delay_ms
         delay_ns, lateness_ns = presentation_delay_ns(info, delay_ms * NS_PER_MS), settings.lateness_ms * NS_PER_MS
-        outputs = SourceOutputs(settings, options.output, source_id, live, wished, monitor)
+        outputs = SourceOutputs(settings, options.output, source_id, live, wished, monitor, owner)
         mixer = Mixer(source_id, MixerSettings(live, delay_ns, lateness_ns, reorder_depth=info.reorder_depth))
-        last = last_shown(outputs.folder) if wished is None or wished.mixed else None
-        if last is not None and last.key.source_id == source_id:
+        if (last := outputs.last_shown()) is not None:
             mixer.resume(last.key, last.out_pts_ns)
             monitor.metrics.inc("lockstep_mixer_resumed_total", source=source_id)
         return MixRole(

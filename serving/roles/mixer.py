@@ -31,7 +31,8 @@ from serving.roles.timelines import Timelines, check_ahead, first_and_last, is_w
 from serving.roles.transport import enlarged
 from serving.streams.mix_role import MixRole
 
-NewMixRole = Callable[[TimelineMessage, Callable[[AlignedFrame], None]], MixRole]
+Owner = Callable[[int], str | None]
+NewMixRole = Callable[[TimelineMessage, Callable[[AlignedFrame], None], Owner], MixRole]
 MAX_WAITING = 64
 _Place = tuple[int, int]  # partition, offset
 
@@ -59,7 +60,8 @@ class _Source:
 
 
 class LogMixer:
-    """Call `step` from one thread until told to stop, then `close`. new_role: outputs and drawing of one source.
+    """Call `step` from one thread until told to stop, then `close`. new_role: outputs and drawing of one source;
+    it is told of each shown frame, and asks who claimed an epoch.
 
     registered: what is wished for the sources; one that is wished otherwise gets a new role at its next frame.
     """
@@ -265,15 +267,19 @@ class LogMixer:
         source_id = message.record.source_id
         if self._registered is not None:
             self._news |= self._registered.poll() - {source_id}
-        role = self._new_role(claimed, partial(self._shown, source_id))
+        role = self._new_role(claimed, partial(self._shown, source_id), partial(self._owner, source_id))
         source = self._sources[source_id] = _Source(role, claimed.info.kind is SourceKind.LIVE, number)
         return source
+
+    def _owner(self, source_id: str, epoch: int) -> str | None:
+        found = self._timelines.find(source_id, epoch)
+        return found.claim.ingest_id if found is not None else None
 
     def _show(self, source_id: str, source: _Source, now_ns: int) -> None:
         mixer = source.role.mixer
         while source.waiting and (source.live or not mixer.full):
             place, record, at_end = source.waiting.popleft()
-            if isinstance(record, DroppedRun):
+            if isinstance(record, DroppedRun) or mixer.is_fenced(record.epoch):
                 self._is_done(place)
             else:
                 source.places[record.epoch, record.frame_seq] = place

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from serving.adapters.video import HlsSettings, HlsWriter, PublishWriter, RecordingWriter
+from serving.adapters.video import HlsSettings, HlsWriter, LastShown, PublishWriter, RecordingWriter, last_shown
 from serving.adapters.video.address import with_secrets
 from serving.clock import NS_PER_S
 from serving.config import Settings, child_environment
@@ -83,7 +84,10 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class SourceOutputs:
-    """The outputs of one source. wished: its record on `streams`; None where nobody registered it: HLS alone."""
+    """The outputs of one source. wished: its record on `streams`; None where nobody registered it: HLS alone.
+
+    owner(epoch): who claimed it, None where nobody did.
+    """
 
     settings: Settings
     root: Path
@@ -91,6 +95,7 @@ class SourceOutputs:
     live: bool
     wished: StreamMessage | None
     monitor: RoleMonitor
+    owner: Callable[[int], str | None]
     hls: list[Kept] = field(default_factory=list)
 
     def may_lose(self, key: FrameKey) -> bool:
@@ -104,6 +109,13 @@ class SourceOutputs:
     def folder(self) -> Path:
         """Of the HLS."""
         return self.root / self.source_id
+
+    def last_shown(self) -> LastShown | None:
+        """The last frame in its HLS; None where the log's timeline is another one: made anew, or of another system."""
+        last = last_shown(self.folder) if self.wished is None or self.wished.mixed else None
+        if last is None or last.key.source_id != self.source_id or last.ingest_id != self.owner(last.key.epoch):
+            return None
+        return last
 
     def writers(self, stream: OutputStream) -> Sequence[VideoWriter]:
         """Made when the first picture is shown."""
@@ -123,7 +135,11 @@ class SourceOutputs:
 
     def _hls(self, stream: OutputStream) -> HlsWriter:
         window = max(3, self.settings.hls_window_s * NS_PER_S // SEGMENT_NS) if self.live else 0
-        return HlsWriter(self.folder, stream, describe, HlsSettings(SEGMENT_NS, window, resume=True))
+        return HlsWriter(self.folder, stream, self._described, HlsSettings(SEGMENT_NS, window, resume=True))
+
+    def _described(self, shown: AlignedFrame) -> dict[str, Any]:
+        """With the name of the epoch's claim: by it a mixer that goes on knows its folder."""
+        return {**describe(shown), "ingest_id": self.owner(shown.frame.epoch)}
 
     def _recording(self, stream: OutputStream) -> RecordingWriter:
         folder = self.root / RECORDINGS / self.source_id

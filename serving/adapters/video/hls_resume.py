@@ -46,11 +46,12 @@ class HlsPlace:
 
 @dataclass(frozen=True, slots=True)
 class LastShown:
-    """The last frame of the last whole segment, and its output time."""
+    """The last frame of the last whole segment, its output time, and who claimed its epoch ('': nobody said)."""
 
     key: FrameKey
     frame_seq: int
     out_pts_ns: int
+    ingest_id: str
 
 
 def last_place(folder: Path) -> HlsPlace | None:
@@ -92,7 +93,7 @@ def last_shown(folder: Path) -> LastShown | None:
         table: Any = json.loads((folder / f"segment-{place.listed[-1].number:05d}.json").read_bytes())
         frame = table["frames"][-1]
         key = FrameKey(str(frame["key"]["source_id"]), int(frame["key"]["epoch"]), int(frame["key"]["pts_ns"]))
-        return LastShown(key, int(frame["frame_seq"]), int(frame["out_pts_ns"]))
+        return LastShown(key, int(frame["frame_seq"]), int(frame["out_pts_ns"]), str(frame.get("ingest_id", "")))
     except (OSError, ValueError, LookupError, TypeError):
         return None
 

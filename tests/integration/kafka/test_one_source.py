@@ -38,7 +38,7 @@ from serving.records import (
 )
 from serving.roles.accountant import LogAccountant
 from serving.roles.ingest import IngestSettings, LogIngest
-from serving.roles.mixer import LogMixer
+from serving.roles.mixer import LogMixer, NewMixRole, Owner
 from serving.roles.names import Names
 from serving.roles.transport import LogTransport
 from serving.roles.worker import LogWorker, WorkerSettings
@@ -107,8 +107,8 @@ class Sink:
         self.told(shown)
 
 
-def new_role(sink: Sink) -> Callable[[TimelineMessage, Callable[[AlignedFrame], None]], MixRole]:
-    def make(timeline: TimelineMessage, told: Callable[[AlignedFrame], None]) -> MixRole:
+def new_role(sink: Sink) -> NewMixRole:
+    def make(timeline: TimelineMessage, told: Callable[[AlignedFrame], None], owner: Owner) -> MixRole:
         live = timeline.info.kind is SourceKind.LIVE
         sink.told = told
         settings = MixerSettings(live=live, delay_ns=250_000_000)

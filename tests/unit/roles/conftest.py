@@ -29,11 +29,11 @@ def clock() -> HandClock:
 def mixer(log: MemoryLog, clock: HandClock, tmp_path: Path) -> Iterator[Callable[[], LogMixer]]:
     made: list[LogMixer] = []
 
-    def make() -> LogMixer:
-        registered, monitor = Registered(log, NAMES), RoleMonitor("mixer", clock)
+    def make(on: MemoryLog = log) -> LogMixer:
+        registered, monitor = Registered(on, NAMES), RoleMonitor("mixer", clock)
         registered.catch_up()
         new_role = _new_mix_role(Settings(), MixerOptions(tmp_path), {}, registered, monitor)
-        made.append(LogMixer(log, NAMES, new_role, JpegCodec(), clock, "", monitor, None, registered))
+        made.append(LogMixer(on, NAMES, new_role, JpegCodec(), clock, "", monitor, None, registered))
         return made[-1]
 
     yield make
