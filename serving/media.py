@@ -21,9 +21,13 @@ NS_PER_S = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class StreamOpened:
-    """The decoder starts anew with these parameters: the next picture opens an epoch."""
+    """The decoder starts anew with these parameters: the next picture opens an epoch.
+
+    first_tag: the size changed on the way through the decoder: this packet, told before, is the first of that size.
+    """
 
     info: StreamInfo
+    first_tag: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,9 +91,15 @@ class PacketTags:
                     lost.append(other)
         return [self._give_up(other) for other in lost]
 
-    def flushed(self) -> list[DropReason]:
-        """The decoder was drained: whatever is still out will not come."""
-        return [self._give_up(tag) for tag in list(self._sent)]
+    def flushed(self, before: int | None = None) -> list[DropReason]:
+        """The decoder was drained: whatever is still out, of the packets before this one, will not come."""
+        return [self._give_up(tag) for tag in list(self._sent) if before is None or tag < before]
+
+    def begin_at(self, tag: int, reorder_depth: int) -> None:
+        """The stream begins anew with a packet that was sent already: nothing after it is waiting for a keyframe."""
+        self.reorder_depth = max(self.reorder_depth, reorder_depth)
+        self._any, self._key_tag = True, tag
+        self._key_pts = self._sent[tag].raw_pts if tag in self._sent else None
 
     def is_known_lost(self, tag: int | None) -> bool:
         """The picture's place in the ledger was already given away as lost."""

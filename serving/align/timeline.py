@@ -139,15 +139,21 @@ class SourceTimeline:
 
     # -- what ingest calls ------------------------------------------------------------------------------------------
 
-    def open(self, info: StreamInfo, now_ns: int) -> list[FrameRecord]:
-        """Connected, reconnected, or the codec parameters changed: the next accepted picture opens an epoch."""
-        out = self.close(now_ns) if self._epoch is not None or self._pending else []
+    def open(self, info: StreamInfo, now_ns: int, first_tag: int | None = None) -> list[FrameRecord]:
+        """Connected, reconnected, or the codec parameters changed: the next accepted picture opens an epoch.
+
+        first_tag: the decoder was not drained; what it was given from this packet on belongs to the new epoch.
+        """
+        out = self._end(first_tag) if self._epoch is not None or self._pending else []
         self._epoch, self._held = None, None
         self._info, self._hidden_frames = info, info.hidden_frames
         self._live = info.kind is SourceKind.LIVE
         self._rules = StepRules(self._live, self._settings.gap_max_ns)
         self._nominal = NominalDuration(info.time_base, info.average_rate)
-        self._tags = PacketTags(info.reorder_depth, info.pts_modulus, track_losses=not info.hidden_frames)
+        if first_tag is None:
+            self._tags = PacketTags(info.reorder_depth, info.pts_modulus, track_losses=not info.hidden_frames)
+        else:
+            self._tags.begin_at(first_tag, info.reorder_depth)
         rate = info.average_rate or Fraction(0)
         self._window_ns = presentation_delay_ns(info, self._settings.window_ns) if self._live else NS_PER_S
         self._max_fps = self._settings.max_fps if self._live else max(self._settings.max_fps, -(-rate * 5 // 4))
@@ -199,14 +205,7 @@ class SourceTimeline:
 
     def close(self, now_ns: int) -> list[FrameRecord]:
         """The input ended and the decoder was drained."""
-        out: list[FrameRecord] = []
-        if self._held is not None:
-            self._held = None
-            out += self._drop(DropReason.BAD_PTS)
-        out += self._drop_all(self._tags.flushed())
-        self.counters.unclaimed += len(self._pending)
-        self._pending.clear()
-        return out
+        return self._end(None)
 
     @property
     def record(self) -> TimelineRecord | None:
@@ -265,6 +264,17 @@ class SourceTimeline:
         return max(self._settings.hold_ns, ticks_to_ns(2 * self._nominal.ticks, self._info.time_base))
 
     # -- records ----------------------------------------------------------------------------------------------------
+
+    def _end(self, first_tag: int | None) -> list[FrameRecord]:
+        """Whatever is still out, of the packets before `first_tag`, will not come."""
+        out: list[FrameRecord] = []
+        if self._held is not None:
+            self._held = None
+            out += self._drop(DropReason.BAD_PTS)
+        out += self._drop_all(self._tags.flushed(first_tag))
+        self.counters.unclaimed += len(self._pending)
+        self._pending.clear()
+        return out
 
     def _open_epoch(self, picture: PictureIn, raw: int) -> list[FrameRecord]:
         draft = TimelineRecord(

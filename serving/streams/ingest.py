@@ -131,7 +131,7 @@ class IngestStage:
         now_ns = self._clock.monotonic_ns()
         if isinstance(event, StreamOpened):
             self.info = event.info
-            return self._timeline.open(event.info, now_ns)
+            return self._timeline.open(event.info, now_ns, event.first_tag)
         if isinstance(event, PacketSeen):
             sent = PacketIn(event.tag, event.raw_pts, event.keyframe, event.discard)
             return self._timeline.packet(sent, now_ns)

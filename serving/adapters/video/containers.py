@@ -9,7 +9,9 @@ from collections.abc import Iterator
 
 NO_PTS_FORMATS = frozenset({"avi", "h264", "hevc", "m4v", "mjpeg", "mpegvideo"})
 HIDDEN_FRAME_CODECS = frozenset({"vp9", "av1", "libdav1d", "libvpx-vp9"})
-_SPS_TYPES = {"h264": (7,), "hevc": (32, 33)}
+_MPEG = {"mpeg1video": (0xB3,), "mpeg2video": (0xB3,), "mpeg4": tuple(range(0x20, 0x30))}  # start codes
+_SPS_TYPES = {"h264": (7,), "hevc": (32, 33), **_MPEG}
+_SIZE_BYTES = {"mpeg1video": 4, "mpeg2video": 4}  # of a sequence header, whose matrices may change with each one
 _SEARCHED = 4096  # parameter sets come first in an access unit
 
 
@@ -31,7 +33,8 @@ def has_no_pts(format_names: str) -> bool:
 
 
 def parameter_sets(codec: str, packet: bytes, nal_length_size: int) -> bytes:
-    """The sequence parameter sets inside an H.264 or H.265 packet, joined; b'' where there are none.
+    """The sequence parameter sets inside an H.264 or H.265 packet, or the headers of MPEG-1, 2 or 4 with the size, joined;
+    b'' where there are none.
 
     nal_length_size: bytes of the length before each NAL unit (MP4, FLV), 0 for start codes (ITU-T H.264, annex B).
     """
@@ -40,7 +43,8 @@ def parameter_sets(codec: str, packet: bytes, nal_length_size: int) -> bytes:
         return b""
     head = packet[:_SEARCHED]
     units = _by_length(head, nal_length_size) if nal_length_size else _by_start_code(head)
-    return b"".join(unit for unit in units if unit and _unit_type(codec, unit[0]) in wanted)
+    kept = _SIZE_BYTES.get(codec)
+    return b"".join(unit[:kept] for unit in units if unit and _unit_type(codec, unit[0]) in wanted)
 
 
 def nal_length_size(codec: str, extradata: bytes | None) -> int:
@@ -52,6 +56,8 @@ def nal_length_size(codec: str, extradata: bytes | None) -> int:
 
 
 def _unit_type(codec: str, first: int) -> int:
+    if codec in _MPEG:
+        return first
     return first & 0x1F if codec == "h264" else (first >> 1) & 0x3F
 
 

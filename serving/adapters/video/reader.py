@@ -166,19 +166,19 @@ class AvReader:
             if len(self._waiting) > self._options.max_packets:
                 raise SourceInvalid(f"{self._shown}: no picture in {len(self._waiting)} packets")
         else:
-            if pictures and self._differs(pictures[0]) and self._intra_only():
-                yield self._opened(pictures[0])
             yield seen
         for picture in pictures:
             yield from self._out(picture, capture_ns)
 
     def _out(self, picture: Any, capture_ns: int | None = None) -> Iterator[MediaEvent]:
-        if self._waiting is not None or self._differs(picture):
-            yield self._opened(picture)
-            waiting, self._waiting = self._waiting, None
-            yield from waiting or ()
-        self._pictures += 1
         tag = picture.opaque
+        if self._waiting is not None:
+            yield StreamOpened(self._opened(picture))
+            waiting, self._waiting = self._waiting, None
+            yield from waiting
+        elif self._differs(picture):
+            yield StreamOpened(self._opened(picture), tag.index if tag else None)
+        self._pictures += 1
         yield PictureSeen(
             tag=tag.index if tag else None,
             raw_pts=self._picture_pts(picture, tag),
@@ -238,7 +238,7 @@ class AvReader:
     def _intra_only(self) -> bool:
         return self._codec.name in ("mjpeg", "png", "rawvideo", "bmp", "webp", "prores", "dvvideo")
 
-    def _opened(self, picture: Any) -> StreamOpened:
+    def _opened(self, picture: Any) -> StreamInfo:
         width, height = size_of(picture)
         self._info = StreamInfo(
             source_id=self._source_id,
@@ -254,7 +254,7 @@ class AvReader:
             pts_source=self._pts_source(),
             segment_ns=self._hook.segment_s * NS_PER_S if self._hook and self._kind is SourceKind.LIVE else 0,
         )
-        return StreamOpened(self._info)
+        return self._info
 
     def _pts_source(self) -> PtsSource:
         if self._number is not None and self._options.assume_fps is not None:

@@ -317,6 +317,18 @@ def test_a_tag_that_stays_away_is_a_decode_error_in_its_turn() -> None:
     assert [x for _, x in ingest.seen()] == [0, 40 * MS, "decode_error", 120 * MS, 160 * MS, 200 * MS]
 
 
+def test_what_the_decoder_holds_at_a_change_of_size_is_of_the_new_epoch_from_its_first_packet_on() -> None:
+    ingest = Ingest()
+    packets(ingest, *[(i, i * 3600, i == 0) for i in range(7)])
+    for i in (0, 1):
+        ingest.picture(i * 3600, tag=i)
+    ingest.records += ingest.timeline.open(ingest.info, ingest.now, first_tag=3)
+    for i in (3, 5, 6):
+        ingest.picture(i * 3600, tag=i)
+    lost = "decode_error"
+    assert ingest.seen() == [(1, 0), (1, 40 * MS), (1, lost), (2, 0), (2, lost), (2, 80 * MS), (2, 120 * MS)]
+
+
 def test_b_frames_that_overtake_are_not_lost_even_if_the_decoder_understates_its_depth() -> None:
     ingest = Ingest(depth=0)
     order = [0, 4, 1, 2, 3, 8, 5, 6, 7]  # one anchor, three B-frames that overtake it

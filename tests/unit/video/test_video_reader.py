@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from video_helpers import TB90, raw_pts, read  # type: ignore[import-not-found]
+from video_helpers import TB90, raw_pts, read, write_two_sizes  # type: ignore[import-not-found]
 
 from serving.adapters.video import clips
 from serving.adapters.video.clips import ClipSpec
@@ -158,6 +158,32 @@ def test_a_change_of_size_opens_the_stream_anew(clip: Make) -> None:
     assert not any(isinstance(r, DroppedRun) for r in records)
 
 
+FAST = {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0"}
+GROUP = {"g": "300", "bf": "2"}
+
+
+@pytest.mark.parametrize(
+    ("encoder", "container", "time_base", "step", "options"),
+    [
+        ("libvpx", "webm", Fraction(1, 1000), 33, FAST),
+        ("libvpx-vp9", "webm", Fraction(1, 1000), 33, FAST),
+        ("mpeg2video", "ts", Fraction(1, 30), 1, GROUP),
+        ("mpeg4", "ts", Fraction(1, 30), 1, GROUP),
+        ("mpeg4", "mp4", Fraction(1, 30), 1, {"g": "300"}),
+    ],
+)
+def test_a_change_of_size_loses_no_picture_of_another_codec(
+    tmp_path: Path, encoder: str, container: str, time_base: Fraction, step: int, options: dict[str, str]
+) -> None:
+    """Without a second keyframe: where only the pictures show their size, the decoder holds packets of it by then."""
+    path = tmp_path / f"two.{container}"
+    write_two_sizes(path, encoder, time_base, step, **options)
+    events, records = read(path), _records(path)
+    assert [event.info.width for event in events if isinstance(event, StreamOpened)] == [96, 128]
+    assert sum(isinstance(event, PacketSeen) for event in events) == 80
+    assert [(type(r), r.epoch) for r in records] == [(Frame, 1)] * 40 + [(Frame, 2)] * 40
+
+
 def test_containers_without_pts(clip: Make) -> None:
     b_frames = clip("b.avi", STEADY, ClipSpec("avi", Fraction(1, 30)))
     with pytest.raises(SourceInvalid, match="holds no PTS and this stream has B-frames"):
@@ -274,7 +300,7 @@ def _records(path: Path) -> list[Frame | DroppedRun]:
     out: list[Frame | DroppedRun] = []
     for event in read(path):
         if isinstance(event, StreamOpened):
-            out += timeline.open(event.info, 0)
+            out += timeline.open(event.info, 0, event.first_tag)
         elif isinstance(event, PacketSeen):
             out += timeline.packet(PacketIn(event.tag, event.raw_pts, event.keyframe, event.discard), 0)
         elif isinstance(event, PictureSeen):

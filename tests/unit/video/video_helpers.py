@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -44,3 +46,25 @@ def read(path: Path | str, **options: object) -> list[MediaEvent]:
 def raw_pts(events: list[MediaEvent]) -> list[int | None]:
     """The PTS of the pictures, in the order they came out."""
     return [event.raw_pts for event in events if isinstance(event, PictureSeen)]
+
+
+def write_two_sizes(path: Path, encoder: str, time_base: Fraction, step: int, **options: str) -> None:
+    """Forty pictures and forty larger ones in one stream, by two encoders; the container is the name's."""
+    with av.open(str(path), "w") as file:
+        stream: Any = file.add_stream(encoder, width=96, height=64, pix_fmt="yuv420p", options=options)
+        larger: Any = av.CodecContext.create(encoder, "w")
+        larger.width, larger.height, larger.pix_fmt, larger.options = 128, 96, "yuv420p", options
+        for part, coder in enumerate((stream.codec_context, larger)):
+            coder.time_base, coder.framerate, coder.thread_count = time_base, Fraction(30), 1
+            stamps = [step * (40 * part + n) for n in range(40)]
+            for rgb, stamp in pictures(stamps, coder.width, coder.height):
+                picture = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+                picture.pts, picture.time_base = stamp, time_base
+                _mux(file, stream, coder.encode(picture))
+            _mux(file, stream, coder.encode(None))
+
+
+def _mux(file: Any, stream: Any, packets: list[Any]) -> None:
+    for packet in packets:
+        packet.stream = stream
+        file.mux(packet)
