@@ -44,17 +44,16 @@ class HttpFile:
         self._open_at(0)
 
     def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes, as soon as there are any; b'' at the end."""
-        if self._response is None:
-            self._open_at(self._position)
-        assert self._response is not None
-        try:
-            data = self._response.read1(size) if size >= 0 else self._response.read()
-        except TimeoutError as error:
-            raise SourceStalled(f"{self.name}: no data for {self._timeout_s:g} s") from error
-        except (OSError, http.client.HTTPException) as error:
-            raise SourceUnreachable(f"{self.name}: the connection broke: {type(error).__name__}") from error
-        self._position += len(data)
+        """Up to `size` bytes, as soon as there are any; b'' at the end.
+
+        A connection that ends before the file does is made once more at that byte, where the server takes ranges.
+        """
+        data = self._read(size)
+        if not data and self._is_cut_off(size) and self._ranges:
+            self._drop()
+            data = self._read(size)
+        if not data and self._is_cut_off(size):
+            raise SourceUnreachable(f"{self.name}: ended after {self._position} of {self._size} bytes")
         return data
 
     def seekable(self) -> bool:
@@ -79,6 +78,22 @@ class HttpFile:
         """End the connection."""
         self.closed = True
         self._drop()
+
+    def _is_cut_off(self, size: int) -> bool:
+        return size != 0 and self._size is not None and self._position < self._size
+
+    def _read(self, size: int) -> bytes:
+        if self._response is None:
+            self._open_at(self._position)
+        assert self._response is not None
+        try:
+            data = self._response.read1(size) if size >= 0 else self._response.read()
+        except TimeoutError as error:
+            raise SourceStalled(f"{self.name}: no data for {self._timeout_s:g} s") from error
+        except (OSError, http.client.HTTPException) as error:
+            raise SourceUnreachable(f"{self.name}: the connection broke: {type(error).__name__}") from error
+        self._position += len(data)
+        return data
 
     def _drop(self) -> None:
         if self._response is not None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from video_helpers import TB90, raw_pts, read  # type: ignore[import-not-found]
@@ -21,6 +22,7 @@ from serving.media import StreamEnded, StreamOpened
 
 Make = Callable[..., Path]
 STEADY = [3000 * n for n in range(60)]
+CUT = 1000
 
 
 def test_secrets_by_name() -> None:
@@ -87,9 +89,16 @@ def test_what_a_playlist_may_open(root: str, target: str, good: bool) -> None:
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Files, redirects, ranges, silence."""
+    """Files, redirects, ranges, silence; under /cut/ answers that end early, under /dead/ all but the first at once."""
+
+    most: int | None = None  # bytes of this answer
 
     def do_GET(self) -> None:
+        span = self.headers.get("Range", "")
+        for prefix in ("/cut", "/dead"):
+            if self.path.startswith(f"{prefix}/"):
+                self.path = self.path.removeprefix(prefix)
+                self.most = 0 if prefix == "/dead" and span != "bytes=0-" else CUT
         if self.path.startswith("/go?"):
             self.send_response(302)
             self.send_header("Location", self.path[4:])
@@ -97,7 +106,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             self.end_headers()
         elif self.path == "/silent":
             self.server.stop.wait(20)  # type: ignore[attr-defined]
-        elif (span := self.headers.get("Range", "")) and not self.path.startswith("/norange/"):
+        elif span and not self.path.startswith("/norange/"):
             self._send_range(int(span.removeprefix("bytes=").rstrip("-")))
         else:
             self.path = self.path.removeprefix("/norange")
@@ -113,7 +122,10 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         self.send_header("Content-Length", str(len(data) - start))
         self.end_headers()
-        self.wfile.write(data[start:])
+        self.wfile.write(data[start:][: self.most])
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        outputfile.write(source.read(self.most))
 
     def log_message(self, *args: object) -> None:
         """Quiet."""
@@ -147,6 +159,20 @@ def test_files_over_http(clip: Make, site: str, prefix: str, name: str) -> None:
     container = "mp4" if name.endswith("mp4") else "mpegts"
     path = clip(Path(name).name, STEADY, ClipSpec(container, TB90))
     assert raw_pts(read(f"{site}{prefix}/{name}")) == raw_pts(read(path))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.ts"])
+def test_a_connection_that_ends_early_is_made_again_at_that_byte(clip: Make, site: str, name: str) -> None:
+    path = clip(name, STEADY, ClipSpec("mp4" if name.endswith("mp4") else "mpegts", TB90))
+    assert path.stat().st_size > 2 * CUT
+    assert raw_pts(read(f"{site}/cut/{name}")) == raw_pts(read(path))
+
+
+@pytest.mark.parametrize("prefix", ["cut/norange", "dead"])
+def test_a_file_that_is_cut_off_was_not_read_to_its_end(clip: Make, site: str, prefix: str) -> None:
+    size = clip("a.ts", STEADY, ClipSpec("mpegts", TB90)).stat().st_size
+    error = failure(f"{site}/{prefix}/a.ts")
+    assert isinstance(error, SourceUnreachable) and f"ended after {CUT} of {size} bytes" in str(error)
 
 
 def test_a_live_playlist_tells_its_target_duration(clip: Make, site: str, tmp_path: Path) -> None:
