@@ -43,18 +43,24 @@ def from_query(query: bytes, spec: ModelSpec) -> dict[str, Any]:
     """A raw query string -> checked parameters by name, only those that were given. Raises ParameterInvalid."""
     if not query:
         return {}
+    known = parameters_of(spec)
+    return checked({name: _from_text(name, text, known.get(name)) for name, text in pairs_of(query).items()}, spec)
+
+
+def pairs_of(query: bytes) -> dict[str, str]:
+    """A raw query string -> its parameters as text, each given once. Raises ParameterInvalid."""
     if len(query) > _MAX_QUERY:
         raise ParameterInvalid(f"query string: expected at most {_MAX_QUERY} bytes, got {len(query)}")
-    given: dict[str, Any] = {}
     try:
         pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=64)
     except ValueError:
         raise ParameterInvalid("query string: expected at most 64 parameters") from None
+    given: dict[str, str] = {}
     for name, text in pairs:
         if name in given:
             raise ParameterInvalid(f"{_shown(name)}: given twice")
-        given[name] = _from_text(name, text, parameters_of(spec).get(name))
-    return checked(given, spec)
+        given[name] = text
+    return given
 
 
 def from_json(value: Any, spec: ModelSpec) -> dict[str, Any]:

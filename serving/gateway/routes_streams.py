@@ -32,6 +32,7 @@ from serving.errors import (
 )
 from serving.gateway.bodies import read_json
 from serving.gateway.context import RequestState, body_of, context_of, deadline_of
+from serving.gateway.parameters import pairs_of
 from serving.gateway.routing import DirectRoute, add
 from serving.gateway.stream_bodies import (
     changed_stream,
@@ -153,7 +154,7 @@ async def results(request: Request) -> Response:
     """Results with from_pts_ns <= pts_ns < to_pts_ns of one epoch (the newest), in the order of their PTS."""
     services, deadline = services_of(request), deadline_of(request)
     source_id = source_id_of(request.path_params["source_id"])
-    start, stop, epoch, limit = results_query(_query(request))
+    start, stop, epoch, limit = results_query(pairs_of(request.scope["query_string"]))
     services.table.check_up()
 
     def look(index: ResultIndex) -> tuple[int | None, Page]:
@@ -172,7 +173,7 @@ async def events(request: Request) -> Response:
     services, deadline = services_of(request), deadline_of(request)
     context, state = context_of(request), RequestState.of(request)
     source_id = source_id_of(request.path_params["source_id"])
-    seconds = events_query(_query(request))
+    seconds = events_query(pairs_of(request.scope["query_string"]))
     after = event_id(state.headers.get(b"last-event-id"))
     services.table.check_up()
     await _heard_of(services, deadline, source_id)
@@ -246,14 +247,6 @@ async def _check(services: StreamServices, deadline: float, stream: StreamMessag
         await services.check_source(deadline, stream)
     except SourceError as error:
         raise AddressRefused(error.message, hint=error.hint) from error
-
-
-def _query(request: Request) -> dict[str, str]:
-    pairs = request.query_params.multi_items()
-    names = [name for name, _ in pairs]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ParameterInvalid(f"{twice[0][:60]!r}: expected once")
-    return dict(pairs)
 
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

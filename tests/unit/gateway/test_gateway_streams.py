@@ -199,6 +199,12 @@ def test_a_range_that_is_none_is_refused(streams: TestClient, query: str) -> Non
     assert_problem(streams.get(f"/v1/streams/gate/results?{query}"), 422, "parameter_invalid")
 
 
+def test_a_query_is_bounded_before_it_is_read(streams: TestClient) -> None:
+    for route in ("results", "events"):
+        answer = streams.get(f"/v1/streams/gate/{route}?{'&'.join('a' * 1100)}")
+        assert "at most 2048 bytes" in assert_problem(answer, 422, "parameter_invalid")["detail"]
+
+
 # -- live events -------------------------------------------------------------------------------------------------------
 
 
