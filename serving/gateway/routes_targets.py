@@ -6,6 +6,7 @@ the source begins with it at its next picture.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -100,7 +101,8 @@ def _aim(body: Mapping[str, Any], newest: Json, target_id: int) -> Aim:
     box = [_whole(value) for value in body["xyxy"]] if isinstance(body.get("xyxy"), list) else []
     x1, y1, x2, y2 = box if len(box) == 4 else (None,) * 4
     if x1 is None or y1 is None or x2 is None or y2 is None:
-        raise TargetInvalid(f"xyxy: expected [x1, y1, x2, y2], whole source pixels, got {str(body.get('xyxy'))[:60]}")
+        got = reprlib.repr(body.get("xyxy"))[:60]
+        raise TargetInvalid(f"xyxy: expected [x1, y1, x2, y2], whole source pixels, got {got}")
     epoch = _number(body, "epoch", 1, MAX_EPOCH, int(newest["epoch"]))
     same = epoch == int(newest["epoch"])
     pts_ns = _number(body, "pts_ns", 0, INT64_MOST, int(newest["pts_ns"]) if same else 0)
@@ -112,7 +114,7 @@ def _aim(body: Mapping[str, Any], newest: Json, target_id: int) -> Aim:
 def _number(body: Mapping[str, Any], name: str, low: int, high: int, default: int) -> int:
     value = _whole(body[name]) if name in body else default
     if value is None or not low <= value <= high:
-        raise ParameterInvalid(f"{name}: expected an integer from {low} to {high}, got {str(body[name])[:40]}")
+        raise ParameterInvalid(f"{name}: expected an integer from {low} to {high}, got {reprlib.repr(body[name])[:40]}")
     return value
 
 

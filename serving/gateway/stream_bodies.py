@@ -94,7 +94,7 @@ def _stream(source_id: str, body: Mapping[str, Any]) -> StreamMessage:
     for name in ADDRESSES:
         if isinstance(body.get(name), str):
             _check_address(name, body[name])
-    values = {name: _whole(body[name]) for name in TAKEN if name in body}
+    values = {name: _setting(name, body[name]) for name in TAKEN if name in body}
     if nothing := [name for name, value in values.items() if value is None and name != "lease_s"]:
         raise ParameterInvalid(f"{nothing[0]}: expected a value, got null; leave it out for the default")
     given = {"schema": 1, "source_id": source_id, **values}
@@ -109,9 +109,14 @@ def _stream(source_id: str, body: Mapping[str, Any]) -> StreamMessage:
     return stream
 
 
-def _whole(value: Any) -> Any:
-    """2.0 is an integer in JSON Schema (draft 2020-12)."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def _setting(name: str, value: Any) -> Any:
+    """2.0 is an integer in JSON Schema (draft 2020-12). Raises ParameterInvalid for what no record takes."""
+    whole = int(value) if isinstance(value, float) and value.is_integer() else value
+    try:
+        orjson.dumps(whole, option=orjson.OPT_STRICT_INTEGER)
+    except TypeError as error:
+        raise ParameterInvalid(f"{name}: expected no integer over 53 bits, and less nesting") from error
+    return whole
 
 
 def _check_address(name: str, address: str) -> None:

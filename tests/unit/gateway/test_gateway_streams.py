@@ -115,6 +115,18 @@ def test_a_setting_that_is_none_is_refused(streams: TestClient, body: dict[str, 
         assert answer.status_code == 422 and answer.json()["code"] in ("parameter_invalid", "address_refused")
 
 
+@pytest.mark.parametrize("value", ["1e20", "1e308", "18446744073709551615", "[" * 300 + "]" * 300])
+@pytest.mark.parametrize("name", ["every", "pipelines", "roi", "address"])
+def test_a_number_or_nesting_that_no_record_holds_is_named(streams: TestClient, name: str, value: str) -> None:
+    settings = {key: json.dumps(given) for key, given in LEAVES.items()} | {name: value}
+    body = "{" + ", ".join(f'"{key}": {given}' for key, given in settings.items()) + "}"
+    for answer in (
+        streams.post("/v1/streams", content=body),
+        streams.patch("/v1/streams/gate", content=f'{{"{name}": {value}}}'),
+    ):
+        assert answer.status_code == 422 and answer.json()["detail"].startswith(name), answer.text
+
+
 # -- states ------------------------------------------------------------------------------------------------------------
 
 

@@ -61,6 +61,13 @@ def test_what_cannot_be_followed_is_refused(streams: TestClient, body: dict[str,
     assert streams.get(GATE).json()["targets"] == []
 
 
+@pytest.mark.parametrize("name", ["xyxy", "epoch"])
+def test_deep_nesting_is_no_box_and_no_number(streams: TestClient, name: str) -> None:
+    body = f'{{"xyxy": {BOX}, "{name}": {"[" * 1000 + "]" * 1000}}}'
+    answer = streams.post(GATE, content=body)
+    assert_problem(answer, 422, "target_invalid" if name == "xyxy" else "parameter_invalid")
+
+
 def test_an_unknown_source_is_not_found_and_one_without_a_picture_refused(
     streams: TestClient, stub: StubStreams
 ) -> None:
