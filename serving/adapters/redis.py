@@ -33,6 +33,7 @@ from redis.retry import Retry
 
 from serving.errors import Unavailable
 from serving.ports_index import MINUTE_NS, NS_PER_US, ROLES, STATE_TTL_S, Json, Latest, Page, Place, place_of
+from serving.records.fields import strict_json
 
 logger = logging.getLogger("lockstep.index")
 
@@ -109,11 +110,11 @@ class RedisIndex:
         key = self._key("latest", source_id)
 
         def ask(client: Any) -> None:
-            known = [_document(value) for value in client.hmget(key, list(newest))]
+            known = [_place_or_none(_document(value)) for value in client.hmget(key, list(newest))]
             older = {
                 name: text
                 for (name, (place, text)), there in zip(newest.items(), known, strict=True)
-                if there is None or place_of(there) <= place
+                if there is None or there <= place
             }
             pipe = client.pipeline(transaction=False)
             if older:
@@ -143,7 +144,7 @@ class RedisIndex:
         key = self._result_keys(source_id, epoch, 0)[2]
         high: int | str = "+inf" if to_ns is None else (to_ns - 1) // MINUTE_NS
         found: list[bytes] = self._ask(lambda client: client.zrangebyscore(key, from_ns // MINUTE_NS, high), [])
-        return [int(minute) for minute in found if minute.isdigit()]
+        return [int(minute) for minute in found if _is_number(minute)]
 
     def _of_minute(
         self, source_id: str, epoch: int, minute: int, from_ns: int, to_ns: int | None
@@ -164,7 +165,7 @@ class RedisIndex:
     def epochs(self, source_id: str) -> tuple[int, ...]:
         """Epochs that have results. Raises Unavailable."""
         found: list[bytes] = self._ask(lambda client: client.zrange(self._key("epochs", source_id), 0, -1), [])
-        return tuple(int(epoch) for epoch in found if epoch.isdigit())
+        return tuple(int(epoch) for epoch in found if _is_number(epoch))
 
     def latest(self, source_id: str) -> Latest:
         """The newest results. Raises Unavailable."""
@@ -324,11 +325,12 @@ def _dumps(document: Json) -> str:
 
 
 def _document(value: Any) -> Json | None:
-    """A JSON object, or None: whatever else somebody put there is a miss, and is never unpickled."""
+    """A JSON object that can be answered, or None: whatever else somebody put there is a miss, and is never
+    unpickled."""
     if not isinstance(value, bytes) or len(value) > MAX_VALUE_BYTES:
         return None
     try:
-        found = json.loads(value)
+        found = strict_json(value)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
@@ -339,8 +341,13 @@ def _place(member: bytes, epoch: int) -> Place | None:
     return Place(epoch, int(pts), pipeline) if pts.isascii() and pts.isdigit() and len(pts) < 20 else None
 
 
-def _place_or_none(document: Json) -> Place | None:
+def _place_or_none(document: Json | None) -> Place | None:
     try:
-        return place_of(document)
+        return place_of(document or {})
     except (KeyError, TypeError):
         return None
+
+
+def _is_number(member: bytes) -> bool:
+    """Of an epoch or a minute."""
+    return member.isdigit() and len(member) <= 10

@@ -144,10 +144,10 @@ class EventHub:
             try:
                 if self._follow():
                     return
-            except LockstepError as error:
-                logger.warning("live events: %s", error)
-                self._following.clear()
-                self._stop.wait(RETRY_S)
+            except Exception as error:  # without this thread nobody would get an event any more
+                logger.warning("live events: %s", error, exc_info=None if isinstance(error, LockstepError) else error)
+            self._following.clear()
+            self._stop.wait(RETRY_S)
 
     def _follow(self) -> bool:
         """True when nobody has listened for a while, False when partitions were added: then all are begun anew."""

@@ -22,6 +22,7 @@ MAX_EPOCH = (1 << 31) - 1
 MAX_HEADERS = 64
 MAX_HEADER_BYTES = 1024
 MAX_JSON_BYTES = 1 << 20
+MAX_NESTING = 64
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z", re.ASCII)
 _INTEGER = re.compile(r"(0|-?[1-9][0-9]{0,18})\Z", re.ASCII)
 _VERSION = re.compile(r"[1-9][0-9]{0,17}\Z", re.ASCII)
@@ -94,13 +95,11 @@ class Fields:
 
     @classmethod
     def of_json(cls, topic: str, value: bytes | None) -> Fields:
-        """A JSON object of at most 1 MiB, without NaN and infinities."""
+        """A JSON object of at most 1 MiB that could be written on as it is (see `strict_json`)."""
         if value is None or len(value) > MAX_JSON_BYTES:
             wrong(topic, "value", f"a JSON object of at most {MAX_JSON_BYTES} bytes", value and len(value))
         try:
-            found = json.loads(value.decode("utf-8"), parse_constant=lambda word: wrong(topic, "value", "JSON", word))
-            if b"\\ud" in value.lower():  # half a surrogate pair is no text: nobody could write it on
-                json.dumps(found, ensure_ascii=False).encode("utf-8")
+            found = strict_json(value)
         except (ValueError, RecursionError) as error:
             raise RecordInvalid(f"{topic}.value: expected JSON in UTF-8: {str(error)[:80]}", field="value") from error
         if not isinstance(found, dict):
@@ -252,6 +251,44 @@ def _is_finite(value: object) -> bool:
     if type(value) is int:
         return -INT64 <= value < INT64
     return type(value) is float and math.isfinite(value) and abs(value) < 1e30
+
+
+def _integer(text: str) -> int:
+    value = int(text)
+    if not -INT64 <= value < INT64:
+        raise ValueError(f"{text[:40]}: more than 64 bits")
+    return value
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]}: no finite number")
+    return value
+
+
+_STRICT = json.JSONDecoder(parse_int=_integer, parse_float=_float, parse_constant=_float)
+
+
+def strict_json(data: bytes) -> Any:
+    """JSON in UTF-8 that any program could write on as it is. ValueError, RecursionError: it is none, or holds NaN, an
+    infinity, an integer over 64 bits, half a surrogate pair, or more than MAX_NESTING levels."""
+    found = _STRICT.decode(data.decode("utf-8"))
+    if b"\\ud" in data.lower():
+        json.dumps(found, ensure_ascii=False).encode("utf-8")
+    if data.count(b"[") + data.count(b"{") > MAX_NESTING and _is_deep(found):
+        raise ValueError(f"nested over {MAX_NESTING} levels deep")
+    return found
+
+
+def _is_deep(found: Any) -> bool:
+    level = [found]
+    for _ in range(MAX_NESTING):
+        inner = (part.values() if isinstance(part, dict) else part for part in level)
+        level = [value for values in inner for value in values if isinstance(value, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def json_bytes(document: Mapping[str, Any]) -> bytes:

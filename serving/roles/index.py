@@ -120,16 +120,17 @@ class IndexWriter:
             try:
                 self.step()
                 self._tell("lockstep_index_up", 1)
-            except (Unavailable, LogError) as error:
-                self.counters["failed"] += 1
-                self._tell("lockstep_index_up", 0)
-                logger.debug("index: %s", error)
-                self._stop.wait(AGAIN_S)
-            except LockstepError as error:
-                logger.warning("index: %s", error)
-                self._stop.wait(AGAIN_S)
+            except Exception as error:  # noqa: BLE001 - a thread that ended would leave the index as it is, in silence
+                self._failed(error)
             if not self._wanted:
                 self._stop.wait(TURN_S)
+
+    def _failed(self, error: Exception) -> None:
+        self.counters["failed"] += 1
+        self._tell("lockstep_index_up", 0)
+        level = logging.DEBUG if isinstance(error, Unavailable | LogError) else logging.WARNING
+        logger.log(level, "index: %s", error, exc_info=None if isinstance(error, LockstepError) else error)
+        self._stop.wait(AGAIN_S)
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -254,6 +255,6 @@ def _position(mark: str | None) -> tuple[int, int] | None:
     try:
         at = json.loads(mark or "null")["at"]
         results, outcomes = (int(offset) for offset in at)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     return results, outcomes

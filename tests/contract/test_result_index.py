@@ -221,6 +221,25 @@ def test_s13_planted_bytes_are_a_miss(server: RedisServer) -> None:
     assert pts(index, 1, 0, None) == [6]
     assert index.latest("gate").documents == {}
     assert index.states(["gate"]) == {"gate": {}}
+    index.write("gate", [document(9), document(9, pipeline="cars")])
+    assert {name: d["pts_ns"] for name, d in index.latest("gate").documents.items()} == {"persons": 9, "cars": 9}
+    index.close()
+
+
+@pytest.mark.needs("redis")
+@pytest.mark.parametrize("value", [str(10**30), "1e999", "NaN", "9" * 5000, '"\\ud800"', "[" * 300 + "]" * 300])
+def test_what_could_not_be_answered_is_a_miss(server: RedisServer, value: str) -> None:
+    index = RedisIndex(server.url)
+    index.write("gate", [document(5), document(6)])
+    with server.client() as client:
+        client.set("lockstep:state:ingest:gate", f'{{"epoch": {value}}}')
+        planted = f'{{"epoch": 1, "pts_ns": 5, "pipeline": "persons", "more": {value}}}'
+        client.hset("lockstep:doc:gate:1:0", "5:persons", planted)
+        client.hset("lockstep:latest:gate", "persons", planted)
+        client.zadd("lockstep:epochs:gate", {value: 2})
+        client.zadd("lockstep:minutes:gate:1", {value: 2})
+    assert index.states(["gate"]) == {"gate": {}} and index.latest("gate").documents == {}
+    assert index.epochs("gate") == (1,) and pts(index, 1, 0, None) == [6]
     index.close()
 
 

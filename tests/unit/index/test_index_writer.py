@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
+from typing import Any
 
 import pytest
 from index_support import FRAME_NS, NAMES, World, dropped, rebuilt, result, turn
 
 from serving.errors import LogUnavailable, Unavailable
 from serving.frames import DropReason
+from serving.metrics import Metrics
+from serving.roles import index as index_module
 from serving.roles.index import IndexWriter
 
 
@@ -223,6 +228,41 @@ def test_any_interleaving_and_any_flush_end_the_same(world: World) -> None:
             rebuilt(writer)
             turn(writer)
         assert world.says() == wanted, seed
+
+
+def test_an_unexpected_error_does_not_end_the_thread(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from serving.clock import SystemClock
+
+    monkeypatch.setattr(index_module, "AGAIN_S", 0.02)
+    metrics, broken = Metrics(), threading.Event()
+    write = world.index.write
+
+    def failing(*what: Any) -> None:
+        if not broken.is_set():
+            broken.set()
+            raise TypeError("nobody expected it")
+        write(*what)
+
+    monkeypatch.setattr(world.index, "write", failing)
+    told = list[float]()
+    monkeypatch.setattr(metrics, "set", lambda name, value: told.append(value))
+    writer = IndexWriter(world.index, world.log, NAMES, SystemClock(), metrics).start()
+    writer.assigned([0])
+    world.both(result(0))
+    deadline = time.monotonic() + 10
+    while world.says() != {0: "a"} or told[-1] != 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    writer.close()
+    assert 0 in told and writer.counters["failed"] == 1
+
+
+def test_a_mark_that_somebody_planted_is_none(world: World) -> None:
+    for planted in ('{"at": [1e999, 0]}', "[" * 5000):
+        world.index.exchange("index-0", planted)
+        world.both(result(0))
+        rebuilt(world.writer())
+        assert world.says() == {0: "a"}
 
 
 def test_as_a_thread_it_never_blocks_its_owner(world: World) -> None:

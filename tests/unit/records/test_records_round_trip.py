@@ -282,6 +282,19 @@ def test_hostile_json_is_refused(value: bytes) -> None:
             DECODERS[topic](b"gate", value, ())
 
 
+@pytest.mark.parametrize(
+    "value", [b"1e999", b"-1e999", b"9223372036854775808", b"[-9223372036854775809]", b"[" * 70 + b"]" * 70, b"NaN"]
+)
+def test_what_could_not_be_written_on_is_refused_in_any_field(value: bytes) -> None:
+    record = encode_result(result_message())
+    assert record.value is not None
+    given = record.value[:-1] + b', "more": '
+    decode_result(record.key, given + b'[9223372036854775807, -9223372036854775808, 1e300, "[[[{{{"]}', record.headers)
+    with pytest.raises(RecordInvalid) as caught:
+        decode_result(record.key, given + value + b"}", record.headers)
+    assert caught.value.field == "value"
+
+
 @given(data=st.data())
 def test_one_field_replaced_decodes_or_is_refused_by_name(data: st.DataObject) -> None:
     record = encode_result(result_message())
