@@ -311,8 +311,8 @@ LABEL_VALUES: dict[str, str] = {
     "model": "a served model's name, or other",
     "outcome": "ok or passed, or an error code, or failed; of streams: result, dropped, dead_letter",
     "stage": "decode, preprocess, infer, postprocess; of a model's process also header",
-    "reason": "in_flight, wait, body_bytes, connections; of subscribers: stalled, overflow, index; of streams: a "
-    "reason of docs/guarantees.md, or none",
+    "reason": "in_flight, wait, body_bytes, connections; of subscribers: stalled, overflow, index, log; of "
+    "streams: a reason of docs/guarantees.md, or none",
     "source": "a source's name (those of this process, at most 200 in a role, then other)",
     "pipeline": "a model or pipeline a source is subscribed to",
     "rule": "a rule's name in the model's YAML",

@@ -14,7 +14,7 @@ from serving.metrics import OTHER, Metrics
 
 FAILURES = sorted({str(row.status) for row in TABLE.values() if row.status >= 500})
 SHED = ("in_flight", "wait", "body_bytes", "connections")
-CUTS = ("stalled", "overflow", "index")
+CUTS = ("stalled", "overflow", "index", "log")
 STAGES = ("decode", "preprocess", "infer", "postprocess")
 GAUGES = (
     "lockstep_http_requests_in_flight", "lockstep_http_bodies_held_bytes", "lockstep_inference_in_flight",

@@ -13,8 +13,9 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
@@ -54,17 +55,20 @@ class Event:
 
 @dataclass(slots=True, eq=False)
 class Subscription:
-    """What one subscriber has not been sent yet. overflow: it did not keep up, and events are missing at the end."""
+    """What one subscriber has not been sent yet. turn: the hub's, in which it began. gap: why events are missing at the
+    end: overflow (it did not keep up), log (which was not followed for a while)."""
 
     source_id: str
+    turn: int = 0
     queue: asyncio.Queue[Event] = field(default_factory=lambda: asyncio.Queue(QUEUE))
-    overflow: bool = False
+    gap: str = ""
 
     def put(self, events: Sequence[Event]) -> None:
         """Take what fits."""
         for event in events:
-            if self.overflow or self.queue.full():
-                self.overflow = True
+            if self.queue.full():
+                self.gap = self.gap or "overflow"
+            if self.gap:
                 return
             self.queue.put_nowait(event)
 
@@ -89,6 +93,7 @@ class EventHub:
         self._thread: threading.Thread | None = None
         self._guard = threading.Lock()
         self._following = threading.Event()
+        self._turn = 0  # counts how often the log was followed anew: whoever subscribed before has a gap
         self._stop = threading.Event()
         self._lines: dict[str, _Line] = {}
 
@@ -96,7 +101,7 @@ class EventHub:
         """From now on. Raises Overloaded."""
         if sum(map(len, self._subscriptions.values())) >= SUBSCRIBERS_MOST:
             raise Overloaded(f"{SUBSCRIBERS_MOST} subscribers are served already")
-        subscription = Subscription(source_id)
+        subscription = Subscription(source_id, self._turn)
         self._subscriptions[source_id].add(subscription)
         self._loop = asyncio.get_running_loop()
         with self._guard:
@@ -146,6 +151,7 @@ class EventHub:
                     return
             except Exception as error:  # without this thread nobody would get an event any more
                 logger.warning("live events: %s", error, exc_info=None if isinstance(error, LockstepError) else error)
+            self._turn += self._following.is_set()
             self._following.clear()
             self._stop.wait(RETRY_S)
 
@@ -153,6 +159,8 @@ class EventHub:
         """True when nobody has listened for a while, False when partitions were added: then all are begun anew."""
         partitions = self._log.partitions(self._results)
         tail = self._begin(range(partitions))
+        self._lines.clear()
+        self._on_loop(self._cut_before, self._turn)
         idle_since = looked = time.monotonic()
         try:
             self._following.set()
@@ -213,9 +221,22 @@ class EventHub:
                 line.newest, _, event = heapq.heappop(line.waiting)
                 if not events or events[-1].place != event.place:
                     events.append(event)
-            if events and self._loop is not None and not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(self._deliver, source_id, events)
+            if events:
+                self._on_loop(self._deliver, source_id, events)
+
+    def _on_loop(self, function: Callable[..., None], *arguments: Any) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
 
     def _deliver(self, source_id: str, events: Sequence[Event]) -> None:
         for subscription in self._subscriptions.get(source_id, ()):
             subscription.put(events)
+
+    def _cut_before(self, turn: int) -> None:
+        """They come back, say what they had last, and get from the index what was recorded meanwhile."""
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
+                if subscription.turn < turn:
+                    subscription.gap = subscription.gap or "log"

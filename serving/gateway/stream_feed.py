@@ -14,7 +14,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from serving.errors import StreamsUnavailable, Unavailable
+from serving.errors import DeadlineExceeded, Overloaded, StreamsUnavailable, Unavailable
 from serving.gateway.protocol import ABORT
 from serving.gateway.stream_events import Event, Subscription
 from serving.gateway.streams import StreamServices
@@ -25,6 +25,7 @@ HEARTBEAT_S = 5.0
 TICK_S = 0.25
 SETTLE_S = 1.0  # the index is this far behind the log at most, in quiet times
 CATCH_UP_PAGE = 500
+SENT_MOST = 1024  # the last places that were caught up: what of them comes live as well is not sent twice
 FOLLOW_S = 5.0
 _HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -89,23 +90,25 @@ class EventStream(Response):
         loop = asyncio.get_running_loop()
         until = loop.time() + self._seconds if self._seconds is not None else float("inf")
         yield b"retry: 1000\n\n"
-        last = self._after
-        if last is not None:
+        sent: dict[Place, None] = {}
+        if self._after is not None:
             try:
-                async for event in self._missed(last):
-                    last = event.place
+                async for event in self._missed(self._after):
+                    sent[event.place] = None
+                    if len(sent) > SENT_MOST:
+                        del sent[next(iter(sent))]
                     yield event.data
-            except Unavailable:
+            except (Unavailable, DeadlineExceeded, Overloaded):
                 self._services.hub.cut("index")
                 return  # it comes back, and says what it had last
         spoke = loop.time()
         while not gone.done() and not self._draining() and loop.time() < until:
             live = await _next(subscription, min(TICK_S, max(0.0, until - loop.time())))
-            if live is not None and (last is None or live.place > last):
-                last, spoke = live.place, loop.time()
+            if live is not None and live.place not in sent and (self._after is None or live.place > self._after):
+                spoke = loop.time()
                 yield live.data
-            elif live is None and subscription.overflow:
-                self._services.hub.cut("overflow")
+            elif live is None and subscription.gap:
+                self._services.hub.cut(subscription.gap)
                 return  # it connects again, and says what it had last
             elif loop.time() - spoke > HEARTBEAT_S:
                 spoke = loop.time()

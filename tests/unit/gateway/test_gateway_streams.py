@@ -1,8 +1,7 @@
-"""The stream routes over a log and an index in memory: registration, states, results, live events, mixed video."""
+"""The stream routes over a log and an index in memory: registration, states, results, mixed video."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -12,25 +11,12 @@ from gateway_kit import assert_problem
 from starlette.testclient import TestClient
 
 from serving.errors import Unavailable
-from serving.gateway import stream_feed
-from serving.gateway.stream_events import QUEUE, Event, Subscription
-from serving.gateway.stream_feed import EventStream
 from serving.gateway.stream_states import state_of
 from serving.records import StreamMessage, decode_stream
 from serving.testing.stub_streams import FRAME_NS, StubStreams
 
 CAMERA = "rtsp://{CAMERA_1_USER}:{CAMERA_1_PASSWORD}@198.51.100.7/live"
 LEAVES: dict[str, Any] = {"source_id": "leaves", "address": CAMERA, "pipelines": ["persons"]}
-
-
-def events_of(text: str) -> list[tuple[str, str, dict[str, Any]]]:
-    """(id, event, document) of a body of server-sent events."""
-    found = []
-    for block in text.split("\n\n"):
-        fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line and not line.startswith(":"))
-        if "id" in fields:
-            found.append((fields["id"], fields["event"], json.loads(fields["data"])))
-    return found
 
 
 # -- the registry ------------------------------------------------------------------------------------------------------
@@ -215,98 +201,6 @@ def test_a_query_is_bounded_before_it_is_read(streams: TestClient) -> None:
     for route in ("results", "events"):
         answer = streams.get(f"/v1/streams/gate/{route}?{'&'.join('a' * 1100)}")
         assert "at most 2048 bytes" in assert_problem(answer, 422, "parameter_invalid")["detail"]
-
-
-# -- live events -------------------------------------------------------------------------------------------------------
-
-
-def test_events_come_keyed_once_and_ordered_by_pts(streams: TestClient, stub: StubStreams) -> None:
-    """Written out of order by two workers, one forged: each recorded result once, in the order of (epoch, pts_ns)."""
-    started = stub.services.hub.subscribe
-    written: list[Any] = []
-
-    def subscribe(source_id: str) -> Subscription:
-        made = started(source_id)
-        asyncio.get_running_loop().call_later(0.6, write)
-        return made
-
-    def write() -> None:
-        written.extend(stub.recorded("gate", [(12, "persons"), (11, "persons"), (10, "persons"), (10, "faces")]))
-        stub.forged("gate", 13, "persons")
-
-    stub.services.hub.subscribe = subscribe  # type: ignore[method-assign]
-    answer = streams.get("/v1/streams/gate/events", params={"seconds": 3})
-    assert answer.headers["content-type"].startswith("text/event-stream")
-    found = events_of(answer.text)
-    assert [name for name, _, _ in found] == [
-        f"1/{10 * FRAME_NS}/faces", f"1/{10 * FRAME_NS}/persons", f"1/{11 * FRAME_NS}/persons",
-        f"1/{12 * FRAME_NS}/persons",
-    ]  # fmt: skip
-    assert all(kind == "result" for _, kind, _ in found)
-    assert {json.dumps(document, sort_keys=True) for _, _, document in found} == {
-        json.dumps(document, sort_keys=True) for document in written
-    }
-
-
-def test_a_subscriber_that_comes_back_misses_nothing(streams: TestClient) -> None:
-    headers = {"last-event-id": f"1/{6 * FRAME_NS}/persons"}
-    answer = streams.get("/v1/streams/gate/events", params={"seconds": 2}, headers=headers)
-    assert [name for name, _, _ in events_of(answer.text)] == [f"1/{n * FRAME_NS}/persons" for n in (7, 8, 9)]
-    refused = streams.get("/v1/streams/gate/events", headers={"last-event-id": "yesterday"})
-    assert_problem(refused, 422, "parameter_invalid")
-
-
-def test_f6_a_subscriber_that_takes_nothing_is_cut(stub: StubStreams, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stalled one is cut after STALL_S; one beside it gets everything."""
-    monkeypatch.setattr(stream_feed, "STALL_S", 0.3)
-    assert stream_feed.HEARTBEAT_S < 10, "a stalled subscriber of a quiet source is noticed as well"
-    aborted: list[float] = []
-
-    async def scene() -> list[bytes]:
-        loop = asyncio.get_running_loop()
-        taken: list[bytes] = []
-
-        async def stalled(message: Any) -> None:
-            if message["type"] == "http.response.body":
-                await asyncio.sleep(3600)
-
-        async def well(message: Any) -> None:
-            taken.append(message.get("body", b""))
-
-        async def receive() -> Any:
-            await asyncio.sleep(3600)
-
-        async def answer(send: Any) -> None:
-            feed = EventStream(stub.services, "gate", None, 2, lambda: False)
-            await feed.begin(loop.time() + 5)
-            scope = {"type": "http", "lockstep.abort": lambda: aborted.append(loop.time() - began)}
-            await feed(scope, receive, send)
-
-        stub.services.table.start()
-        began = loop.time()
-        both = asyncio.gather(answer(stalled), answer(well))
-        await asyncio.sleep(0.5)
-        stub.recorded("gate", [(n, "persons") for n in range(20, 25)])
-        await both
-        return taken
-
-    taken = asyncio.run(scene())
-    assert len(aborted) == 1 and aborted[0] < 1.5
-    assert [name for name, _, _ in events_of(b"".join(taken).decode())] == [
-        f"1/{n * FRAME_NS}/persons" for n in range(20, 25)
-    ]
-    stub.services.close()
-
-
-def test_the_queue_of_a_subscriber_is_bounded() -> None:
-    async def scene() -> Subscription:
-        subscription = Subscription("gate")
-        document = {"epoch": 1, "pts_ns": 0, "pipeline": "p"}
-        subscription.put([Event.of(document | {"pts_ns": n}) for n in range(QUEUE + 5)])
-        return subscription
-
-    subscription = asyncio.run(scene())
-    assert subscription.overflow and subscription.queue.qsize() == QUEUE
 
 
 # -- mixed video -------------------------------------------------------------------------------------------------------
