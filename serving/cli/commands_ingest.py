@@ -162,9 +162,12 @@ def _registry(settings: Settings) -> Any:
 def _write(registry: Any, settings: Settings, stream: StreamMessage) -> None:
     """What ingest would refuse is refused here."""
     from serving.records import encode_stream
+    from serving.records.streams import check_secrets
     from serving.roles.sources import check_registered
 
     encode_stream(stream)
+    for name in ("address", "publish"):
+        check_secrets(getattr(stream, name), name)
     check_registered(settings, stream)
     registry.write(stream)
 

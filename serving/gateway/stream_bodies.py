@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 import orjson
 
@@ -14,6 +13,7 @@ from serving.errors import AddressRefused, ParameterInvalid, RecordInvalid
 from serving.ports_index import Place
 from serving.records import StreamMessage, decode_stream, encode_stream
 from serving.records.fields import NAME
+from serving.records.streams import check_secrets
 
 INT64_MOST = (1 << 63) - 1
 LIMIT_DEFAULT, LIMIT_MOST = 100, 1000
@@ -21,8 +21,6 @@ SECONDS_MOST = 86_400
 ADDRESSES = ("address", "publish")
 OWN = ("source_id", "state", "supervised", "targets", "sound")  # set by routes of their own, by ingest, or nobody
 TAKEN = tuple(f.name for f in fields(StreamMessage) if f.name not in OWN)
-_SECRET = re.compile(r"(?i)token|key|pass|pwd|secret|sig|auth")
-_BY_NAME = re.compile(r"\{[A-Z][A-Z0-9_]*\}")
 _EVENT_ID = re.compile(r"([1-9][0-9]{0,9})/(0|[1-9][0-9]{0,18})/([A-Za-z0-9][A-Za-z0-9._-]{0,63})", re.ASCII)
 
 
@@ -91,21 +89,20 @@ def event_id(header: bytes | None) -> Place | None:
 
 
 def _stream(source_id: str, body: Mapping[str, Any]) -> StreamMessage:
-    for name in ADDRESSES:
-        if isinstance(body.get(name), str):
-            _check_address(name, body[name])
     values = {name: _setting(name, body[name]) for name in TAKEN if name in body}
     if nothing := [name for name, value in values.items() if value is None and name != "lease_s"]:
         raise ParameterInvalid(f"{nothing[0]}: expected a value, got null; leave it out for the default")
     given = {"schema": 1, "source_id": source_id, **values}
     try:
         stream = decode_stream(source_id.encode(), orjson.dumps(given))
+        assert stream is not None
+        for name in ADDRESSES:
+            check_secrets(getattr(stream, name), name)
     except RecordInvalid as error:
         text = error.message.removeprefix("streams.")
         if error.field.split(".")[0] in ADDRESSES:
             raise AddressRefused(text.partition(", got ")[0]) from error
         raise ParameterInvalid(text) from error
-    assert stream is not None
     return stream
 
 
@@ -117,18 +114,6 @@ def _setting(name: str, value: Any) -> Any:
     except TypeError as error:
         raise ParameterInvalid(f"{name}: expected no integer over 53 bits, and less nesting") from error
     return whole
-
-
-def _check_address(name: str, address: str) -> None:
-    """No secret in the open, where a password that is cut off by a slash or a query value counts as one."""
-    try:
-        parts = urlsplit(address)
-        _ = parts.port
-        query = parse_qsl(parts.query, keep_blank_values=True)
-    except ValueError:
-        raise AddressRefused(f"{name}: expected an address such as rtsp://host:554/path") from None
-    if any(_SECRET.search(key) and value and not _BY_NAME.fullmatch(value) for key, value in query):
-        raise AddressRefused(f"{name}: expected secrets in a query by name, such as ?token={{CAMERA_1_TOKEN}}")
 
 
 def _known(given: Mapping[str, Any], known: tuple[str, ...]) -> None:

@@ -42,7 +42,7 @@ FORMATS = (
     "png_pipe,jpeg_pipe,webp_pipe,bmp_pipe"
 )
 _SECRET_NAME = re.compile(r"\{([A-Z][A-Z0-9_]{0,63})\}")
-_SECRET_QUERY = re.compile(r"(?i)([?&][^=&#]*(?:token|key|pass|pwd|secret|sig|auth)[^=&#]*=)[^&#]+")
+_SECRET_VALUE = re.compile(r"(?i)((?:token|key|pass|pwd|secret|sig|auth)[^=&#/?;]*=)[^&#]+")
 
 
 def scheme_of(address: str) -> str:
@@ -69,15 +69,14 @@ def with_secrets(address: str, secrets: Mapping[str, str]) -> str:
 
 
 def redacted(address: str) -> str:
-    """The address as it may be shown: without user, password and secret query values."""
+    """The address as it may be shown: without user, password and secret values in path and query."""
     if scheme_of(address) == FILE:
         return address
     head, rest = address.split("://", 1)
-    authority, slash, path = rest.partition("/")
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
     host = authority.rpartition("@")
     shown = f"***@{host[2]}" if host[1] else authority
-    query = _SECRET_QUERY.sub(r"\1***", path)
-    return f"{head}://{shown}{slash}{query}"
+    return f"{head}://{shown}" + _SECRET_VALUE.sub(r"\1***", rest[len(authority) :])
 
 
 @dataclass(frozen=True, slots=True)

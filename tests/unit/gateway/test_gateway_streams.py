@@ -54,6 +54,8 @@ def test_secrets_are_never_answered(streams: TestClient) -> None:
         "rtsp://169.254.169.254/latest", "rtsp://10.0.0.7/live", "rtsp://[::1]/live", "rtsp://0xa.7/live",
         "rtsp://167772167/live", "rtsp://[::ffff:10.0.0.1]/live", "gopher://198.51.100.7/x", "http://192.168.1.1/a.m3u8",
         "rtsp://admin:hunter2@198.51.100.7/live", "rtsp://198.51.100.7/live?password=hunter2", "rtsp://", "rtsp://[bad",
+        "rtsp://198.51.100.7/user=admin&password=hunter2&channel=1", "http://198.51.100.7?token=hunter2",
+        "rtsp://198.51.100.7/user=admin_password=hunter2_channel=1_stream=0.sdp?real_stream",
         "rtsp://{OTHER_SECRET}@198.51.100.7/", "", "rtsp://198.51.100.7:99999/live", "rtsp://a b/\n",
     ],
 )  # fmt: skip
@@ -77,6 +79,15 @@ def test_a_file_in_an_allowed_folder_is_taken(streams: TestClient, stub: StubStr
     for path in (outside, stub.clips / "link.mp4", stub.clips / ".." / ".." / "b.mp4"):
         answer = streams.post("/v1/streams", json=LEAVES | {"source_id": "other", "address": str(path)})
         assert_problem(answer, 422, "address_refused")
+
+
+@pytest.mark.parametrize(
+    "path", ["/user=admin&password={CAMERA_1_PASSWORD}&channel=1", "/user=admin_password={CAMERA_1_PASSWORD}_channel=1",
+             "/user=admin_password=_channel=1_stream=0.sdp?x", "/user=admin&password=&channel=1", "/keys/1?a=b"],
+)  # fmt: skip
+def test_a_path_with_a_secret_by_name_is_taken_and_not_shown(streams: TestClient, path: str) -> None:
+    made = streams.post("/v1/streams", json=LEAVES | {"address": f"rtsp://198.51.100.7{path}"})
+    assert made.status_code == 201 and "CAMERA" not in made.text, made.text
 
 
 @pytest.mark.parametrize("name", ["a/b", "x" * 300, "", ".hidden", "a b", "ä", "a\x00b"])
