@@ -52,19 +52,21 @@ from serving.records.streams import StreamState
 
 JSON = "application/json"
 ONE = "/v1/streams/{source_id}"
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 HLS_FILE = re.compile(r"index\.m3u8|init-[0-9]{3,6}\.mp4|segment-[0-9]{5,9}\.(m4s|json)", re.ASCII)
 HLS_TYPES = {"m3u8": "application/vnd.apple.mpegurl", "mp4": "video/mp4", "m4s": "video/iso.segment", "json": JSON}
 
 
 def register(app: FastAPI) -> None:
     """Put this file's routes into the app."""
+    slash = _SlashInName("/v1/streams/{source_id:path}", _slash, methods=METHODS, include_in_schema=False)
+    app.router.routes.append(slash)  # the first of them: routing goes by the decoded path
     for method, path, handler in (
         ("POST", "/v1/streams", create), ("GET", "/v1/streams", streams), ("GET", ONE, stream), ("PATCH", ONE, change),
         ("DELETE", ONE, delete), ("GET", f"{ONE}/results", results), ("GET", f"{ONE}/events", events),
         ("GET", f"{ONE}/hls/{{file}}", hls),
     ):  # fmt: skip
         add(app, method, path, handler)
-    app.router.routes.append(_SlashInName("/v1/streams/{source_id:path}", _slash, include_in_schema=False))
 
 
 # -- the registry ----------------------------------------------------------------------------------------------------
@@ -258,9 +260,10 @@ class _SlashInName(DirectRoute):
     """A name with an encoded slash would otherwise be another route's path, or none."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Only where the path as it was sent has the slash encoded."""
+        """Only where the path as it was sent has an encoded slash in the name."""
         raw: bytes = scope.get("raw_path") or b""
-        return super().matches(scope) if b"%2f" in raw.lower() else (Match.NONE, {})
+        name = raw.split(b"/", 4)[3:4]
+        return super().matches(scope) if name and b"%2f" in name[0].lower() else (Match.NONE, {})
 
 
 async def _slash(request: Request) -> Response:

@@ -96,7 +96,10 @@ def test_a_name_that_is_none_is_refused(streams: TestClient, name: str) -> None:
 
 
 def test_a_name_with_a_slash_or_300_characters_in_a_path_is_refused(streams: TestClient) -> None:
-    assert_problem(streams.get("/v1/streams/a%2Fb"), 422, "parameter_invalid")
+    for method in ("GET", "PATCH", "DELETE", "POST", "PUT"):
+        for path in ("a%2Fb", "gate%2fresults", "a%2Fb/results", "gate%2Ftargets", "gate%2Ftargets/1"):
+            assert_problem(streams.request(method, f"/v1/streams/{path}"), 422, "parameter_invalid")
+    assert_problem(streams.put("/v1/streams/gate"), 405, "method_not_allowed")
     assert_problem(streams.get("/v1/streams/" + "x" * 300), 422, "parameter_invalid")
     assert_problem(streams.get("/v1/streams/nobody"), 404, "not_found")
     assert_problem(streams.get("/v1/streams/nobody/results"), 404, "not_found")
