@@ -33,8 +33,8 @@ def has_no_pts(format_names: str) -> bool:
 
 
 def parameter_sets(codec: str, packet: bytes, nal_length_size: int) -> bytes:
-    """The sequence parameter sets inside an H.264 or H.265 packet, or the headers of MPEG-1, 2 or 4 with the size, joined;
-    b'' where there are none.
+    """The sequence parameter sets inside an H.264 or H.265 packet, or the headers of MPEG-1, 2 or 4 with the size,
+    joined; b'' where there are none.
 
     nal_length_size: bytes of the length before each NAL unit (MP4, FLV), 0 for start codes (ITU-T H.264, annex B).
     """
