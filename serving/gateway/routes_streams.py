@@ -76,17 +76,16 @@ async def create(request: Request) -> Response:
     """Register a source. The same again is answered the same; another under its name is refused."""
     services, deadline = services_of(request), deadline_of(request)
     services.table.check_up()
-    wanted = new_stream(read_json(await body_of(request, deadline)))
-    await services.call(deadline, lambda: services.table.refresh(wanted.source_id))
-    known = services.table.get(wanted.source_id)
-    wanted = replace(wanted, targets=known.targets) if known is not None and known.active else wanted
-    if known is not None and known.active and known != wanted:
-        raise StreamExists(f"{wanted.source_id}: another source is registered under this name")
-    if known != wanted:
-        await _check(services, deadline, wanted)
-        await services.call(deadline, lambda: services.table.write(encode_stream(wanted)))
+    given = new_stream(read_json(await body_of(request, deadline)))
+    async with services.alone(deadline, given.source_id):
+        wanted, stands = await _beside_known(services, deadline, given)
+        if not stands:
+            await _check(services, deadline, wanted)
+            wanted, stands = await _beside_known(services, deadline, given)  # the check may take seconds
+        if not stands:
+            await write(services, deadline, wanted)
     headers = {"location": f"/v1/streams/{wanted.source_id}"}
-    return json_response(shown_stream(wanted, services.redacted), 200 if known == wanted else 201, headers)
+    return json_response(shown_stream(wanted, services.redacted), 200 if stands else 201, headers)
 
 
 async def change(request: Request) -> Response:
@@ -95,11 +94,11 @@ async def change(request: Request) -> Response:
     source_id = source_id_of(request.path_params["source_id"])
     services.table.check_up()
     body = read_json(await body_of(request, deadline))
-    await services.call(deadline, lambda: services.table.refresh(source_id))
-    stream = changed_stream(await registered(services, deadline, source_id), body)
-    stream = replace(stream, supervised=True)
-    await _check(services, deadline, stream)
-    await services.call(deadline, lambda: services.table.write(encode_stream(stream)))
+    async with services.alone(deadline, source_id):
+        await _check(services, deadline, changed_stream(await as_logged(services, deadline, source_id), body))
+        stream = changed_stream(await as_logged(services, deadline, source_id), body)  # the check may take seconds
+        stream = replace(stream, supervised=True)
+        await write(services, deadline, stream)
     return json_response(shown_stream(stream, services.redacted))
 
 
@@ -108,9 +107,9 @@ async def delete(request: Request) -> Response:
     services, deadline = services_of(request), deadline_of(request)
     source_id = source_id_of(request.path_params["source_id"])
     services.table.check_up()
-    stream = await registered(services, deadline, source_id)
-    removed = replace(stream, state=StreamState.REMOVED)
-    await services.call(deadline, lambda: services.table.write(encode_stream(removed)))
+    async with services.alone(deadline, source_id):
+        stream = await as_logged(services, deadline, source_id)
+        await write(services, deadline, replace(stream, state=StreamState.REMOVED))
     return Response(None, 204)
 
 
@@ -223,14 +222,34 @@ def _file(path: Path) -> bytes | None:
 
 
 async def registered(services: StreamServices, deadline: float, source_id: str) -> StreamMessage:
-    """An active source; one that is not known here yet may be on the log already."""
+    """An active source; one that is not known here yet may be on the log already. Raises NotFound."""
     found = services.table.get(source_id)
-    if found is None or not found.active:
-        await services.call(deadline, lambda: services.table.refresh(source_id))
-        found = services.table.get(source_id)
+    return found if found is not None and found.active else await as_logged(services, deadline, source_id)
+
+
+async def as_logged(services: StreamServices, deadline: float, source_id: str) -> StreamMessage:
+    """An active source as the log has it now. Raises NotFound."""
+    await services.call(deadline, lambda: services.table.refresh(source_id))
+    found = services.table.get(source_id)
     if found is None or not found.active:
         raise NotFound(f"no source {source_id!r} is registered", hint="GET /v1/streams lists the sources")
     return found
+
+
+async def write(services: StreamServices, deadline: float, stream: StreamMessage) -> None:
+    """Acknowledged and read back."""
+    await services.call(deadline, lambda: services.table.write(encode_stream(stream)))
+
+
+async def _beside_known(services: StreamServices, deadline: float, given: StreamMessage) -> tuple[StreamMessage, bool]:
+    """The source as it will stand on the log, and whether it does already. Raises StreamExists."""
+    await services.call(deadline, lambda: services.table.refresh(given.source_id))
+    known = services.table.get(given.source_id)
+    if known is None or not known.active:
+        return given, False
+    if known != replace(given, targets=known.targets):
+        raise StreamExists(f"{given.source_id}: another source is registered under this name")
+    return known, True
 
 
 async def _heard_of(services: StreamServices, deadline: float, source_id: str) -> None:

@@ -18,12 +18,10 @@ from starlette.responses import Response
 from serving.errors import NotFound, ParameterInvalid
 from serving.gateway.bodies import read_json
 from serving.gateway.context import body_of, deadline_of
-from serving.gateway.routes_streams import ONE, json_response, registered, services_of
+from serving.gateway.routes_streams import ONE, as_logged, json_response, registered, services_of, write
 from serving.gateway.routing import add
 from serving.gateway.stream_bodies import INT64_MOST, source_id_of
-from serving.gateway.streams import StreamServices
 from serving.ports_index import Json, ResultIndex
-from serving.records import StreamMessage, encode_stream
 from serving.records.fields import MAX_EPOCH
 from serving.records.streams import target_document
 from serving.targets import MOST_TARGETS, Aim, TargetInvalid, TargetRefused
@@ -45,17 +43,17 @@ async def create(request: Request) -> Response:
     source_id = source_id_of(request.path_params["source_id"])
     services.table.check_up()
     body = read_json(await body_of(request, deadline))
-    await services.call(deadline, lambda: services.table.refresh(source_id))
-    stream = await registered(services, deadline, source_id)
     newest = await services.ask(deadline, lambda index: _newest(index, source_id))
-    if newest is None:
-        hint = "GET /v1/streams/{source_id} shows the newest result under `latest`"
-        raise TargetRefused(f"{source_id}: no picture of it is known yet, so its size is not", hint=hint)
-    aim = _aim(body, newest, max((known.target_id for known in stream.targets), default=0) + 1)
-    kept = tuple(known for known in stream.targets if known.epoch >= int(newest["epoch"]))
-    if len(kept) >= MOST_TARGETS:
-        raise TargetRefused(f"{source_id}: has {MOST_TARGETS} targets, the most there may be", hint="DELETE one")
-    await _write(services, deadline, replace(stream, targets=(*kept, aim)))
+    async with services.alone(deadline, source_id):
+        stream = await as_logged(services, deadline, source_id)
+        if newest is None:
+            hint = "GET /v1/streams/{source_id} shows the newest result under `latest`"
+            raise TargetRefused(f"{source_id}: no picture of it is known yet, so its size is not", hint=hint)
+        aim = _aim(body, newest, max((known.target_id for known in stream.targets), default=0) + 1)
+        kept = tuple(known for known in stream.targets if known.epoch >= int(newest["epoch"]))
+        if len(kept) >= MOST_TARGETS:
+            raise TargetRefused(f"{source_id}: has {MOST_TARGETS} targets, the most there may be", hint="DELETE one")
+        await write(services, deadline, replace(stream, targets=(*kept, aim)))
     headers = {"location": f"/v1/streams/{source_id}/targets/{aim.target_id}"}
     return json_response({"source_id": source_id, **target_document(aim)}, 201, headers)
 
@@ -74,17 +72,14 @@ async def delete(request: Request) -> Response:
     services, deadline = services_of(request), deadline_of(request)
     source_id, number = source_id_of(request.path_params["source_id"]), request.path_params["target_id"]
     services.table.check_up()
-    await services.call(deadline, lambda: services.table.refresh(source_id))
-    stream = await registered(services, deadline, source_id)
-    kept = tuple(aim for aim in stream.targets if str(aim.target_id) != number)
-    if len(kept) == len(stream.targets):
-        raise NotFound(f"{source_id}: there is no target {number[:20]!r}", hint=f"GET /v1/streams/{source_id}/targets")
-    await _write(services, deadline, replace(stream, targets=kept))
+    async with services.alone(deadline, source_id):
+        stream = await as_logged(services, deadline, source_id)
+        kept = tuple(aim for aim in stream.targets if str(aim.target_id) != number)
+        if len(kept) == len(stream.targets):
+            hint = f"GET /v1/streams/{source_id}/targets"
+            raise NotFound(f"{source_id}: there is no target {number[:20]!r}", hint=hint)
+        await write(services, deadline, replace(stream, targets=kept))
     return Response(None, 204)
-
-
-async def _write(services: StreamServices, deadline: float, stream: StreamMessage) -> None:
-    await services.call(deadline, lambda: services.table.write(encode_stream(stream)))
 
 
 def _newest(index: ResultIndex, source_id: str) -> Json | None:

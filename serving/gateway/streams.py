@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from serving.clock import Clock
 from serving.errors import DeadlineExceeded, IndexUnavailable, Overloaded, Unavailable
@@ -46,6 +48,7 @@ class StreamServices:
     _checks: ThreadPoolExecutor = field(init=False)
     _waiting: int = 0
     _checking: int = 0
+    _locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     def __post_init__(self) -> None:
         self.table = StreamTable(self.log, self.topic("streams"), self.clock)
@@ -67,6 +70,21 @@ class StreamServices:
         if self.index is not None:
             self.index.close()
         self.log.close()
+
+    @asynccontextmanager
+    async def alone(self, deadline: float, source_id: str) -> AsyncIterator[None]:
+        """One change of a source at a time, from reading what it is to writing what it becomes. Other processes of the
+        gateway are not kept out. Raises DeadlineExceeded."""
+        lock = self._locks.setdefault(source_id, asyncio.Lock())  # goes when nobody has it any more
+        try:
+            async with asyncio.timeout_at(deadline):
+                await lock.acquire()
+        except TimeoutError:
+            raise DeadlineExceeded(f"{source_id}: the deadline passed while it was being changed") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     async def call(self, deadline: float, function: Callable[[], Answer]) -> Answer:
         """A blocking function in a thread. deadline: the loop's clock. Raises Overloaded, DeadlineExceeded."""
