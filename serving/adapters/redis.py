@@ -16,11 +16,10 @@ No script, no CONFIG, no KEYS is used, so the account needs none of them.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -31,9 +30,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
+from serving.adapters.redis_values import document_of, dumps, is_number, place_of_member, place_or_none
 from serving.errors import Unavailable
 from serving.ports_index import MINUTE_NS, NS_PER_US, ROLES, STATE_TTL_S, Json, Latest, Page, Place, place_of
-from serving.records.fields import strict_json
 
 logger = logging.getLogger("lockstep.index")
 
@@ -41,8 +40,10 @@ CONNECT_S = 0.3
 ANSWER_S = 0.5
 REST_S = 0.5  # after a failure callers are refused at once for so long
 MAX_STATES = 4096
-MAX_VALUE_BYTES = 1 << 20
 PIECE = 256
+SPARE = 8  # asked for beyond a page: what else stands at the PTS of its last result, and where the next one begins
+NO_KEY = -2  # of PTTL
+MINUTE_US = MINUTE_NS // NS_PER_US
 _RESULT_TYPES = (b"zset", b"hash", b"zset", b"zset")  # of the keys of one minute of results
 Answer = TypeVar("Answer")
 
@@ -71,7 +72,7 @@ class RedisIndex:
 
     def write(self, source_id: str, documents: Sequence[Json], fresh: bool = True) -> None:
         """Put result documents at their places. Raises Unavailable."""
-        placed = [(place_of(document), _dumps(document)) for document in documents]
+        placed = [(place_of(document), dumps(document)) for document in documents]
         newest: dict[str, tuple[Place, str]] = {}
         for (place, text), document in zip(placed, documents, strict=True):
             known = newest.get(place.pipeline)
@@ -110,7 +111,7 @@ class RedisIndex:
         key = self._key("latest", source_id)
 
         def ask(client: Any) -> None:
-            known = [_place_or_none(_document(value)) for value in client.hmget(key, list(newest))]
+            known = [place_or_none(document_of(value)) for value in client.hmget(key, list(newest))]
             older = {
                 name: text
                 for (name, (place, text)), there in zip(newest.items(), known, strict=True)
@@ -130,57 +131,85 @@ class RedisIndex:
         """Documents of a half-open range. Raises Unavailable."""
         found: list[tuple[Place, Json]] = []
         for minute in self._minutes(source_id, epoch, from_ns, to_ns):
-            found += sorted(self._of_minute(source_id, epoch, minute, from_ns, to_ns), key=lambda row: row[0])
-            if len(found) > limit and found[limit - 1][0].pts_ns != found[-1][0].pts_ns:
-                break
-        if len(found) <= limit:
-            return Page(tuple(document for _, document in found))
-        last_pts = found[limit - 1][0].pts_ns
-        taken = [row for row in found if row[0].pts_ns <= last_pts]
-        after = found[len(taken)][0].pts_ns if len(taken) < len(found) else None
-        return Page(tuple(document for _, document in taken), after)
+            for members in self._members(source_id, epoch, minute, from_ns, to_ns, limit + SPARE):
+                rows = self._rows(source_id, epoch, minute, members)
+                found += sorted(
+                    (row for row in rows if from_ns <= row[0].pts_ns and (to_ns is None or row[0].pts_ns < to_ns)),
+                    key=lambda row: row[0],
+                )
+                if len(found) > limit and found[limit - 1][0].pts_ns != found[-1][0].pts_ns:
+                    return _page(found, limit)
+        return _page(found, limit)
 
-    def _minutes(self, source_id: str, epoch: int, from_ns: int, to_ns: int | None) -> list[int]:
+    def _minutes(self, source_id: str, epoch: int, from_ns: int, to_ns: int | None) -> Iterator[int]:
+        """Those of the range that have results; those whose time is over are taken off the list."""
         key = self._result_keys(source_id, epoch, 0)[2]
         high: int | str = "+inf" if to_ns is None else (to_ns - 1) // MINUTE_NS
-        found: list[bytes] = self._ask(lambda client: client.zrangebyscore(key, from_ns // MINUTE_NS, high), [])
-        return [int(minute) for minute in found if _is_number(minute)]
+        listed: list[bytes] = self._ask(lambda client: client.zrangebyscore(key, from_ns // MINUTE_NS, high), [])
+        minutes = [int(minute) for minute in listed if is_number(minute)]
+        start, size = 0, 4  # the first ones are enough for most pages
+        while piece := minutes[start : start + size]:
+            start, size = start + size, PIECE
+            left_ms = self._ask(partial(_pttl, [self._result_keys(source_id, epoch, minute)[0] for minute in piece]))
+            dead = {minute for minute, left in zip(piece, left_ms, strict=True) if left == NO_KEY}
+            if dead:
+                self._ask(partial(_zrem, key, dead), 0)
+            yield from (minute for minute in piece if minute not in dead)
 
-    def _of_minute(
-        self, source_id: str, epoch: int, minute: int, from_ns: int, to_ns: int | None
+    def _members(
+        self, source_id: str, epoch: int, minute: int, from_ns: int, to_ns: int | None, most: int
+    ) -> Iterator[list[tuple[bytes, float]]]:
+        """About `most` of a minute's members at a time, in the order of their microseconds, none of which is parted."""
+        key = self._result_keys(source_id, epoch, minute)[0]
+        low, high = minute * MINUTE_US, (minute + 1) * MINUTE_US - 1
+        low = max(low, from_ns // NS_PER_US)
+        high = high if to_ns is None else min(high, (to_ns - 1) // NS_PER_US)
+        while True:
+            listed: list[tuple[bytes, float]] = self._ask(partial(_zrangebyscore, key, low, high, most), [])
+            if len(listed) < most:
+                yield listed
+                return
+            last_us = int(listed[-1][1])  # the next piece begins with it: there may be more of it
+            if whole := [row for row in listed if row[1] < last_us]:
+                yield whole
+                low = last_us
+            else:
+                most *= 2
+
+    def _rows(
+        self, source_id: str, epoch: int, minute: int, members: Sequence[tuple[bytes, float]]
     ) -> Iterator[tuple[Place, Json]]:
-        marks, docs, *_ = self._result_keys(source_id, epoch, minute)
-        high: int | str = "+inf" if to_ns is None else to_ns // NS_PER_US
-        members: list[bytes] = self._ask(lambda client: client.zrangebyscore(marks, from_ns // NS_PER_US, high), [])
+        """What stands at these members, where all that is said of its place is one."""
+        key = self._result_keys(source_id, epoch, minute)[1]
         for start in range(0, len(members), PIECE):
             piece = members[start : start + PIECE]
-            values: list[Any] = self._ask(partial(_hmget, docs, piece), [None] * len(piece))
-            for member, value in zip(piece, values, strict=True):
-                document, place = _document(value), _place(member, epoch)
-                if document is None or place is None or _place_or_none(document) != place:
+            values: list[Any] = self._ask(partial(_hmget, key, [m for m, _ in piece]), [None] * len(piece))
+            for (member, score), value in zip(piece, values, strict=True):
+                document, place = document_of(value), place_of_member(member, epoch)
+                if document is None or place is None or place_or_none(document) != place:
                     continue
-                if from_ns <= place.pts_ns and (to_ns is None or place.pts_ns < to_ns):
+                if place.pts_ns // NS_PER_US == score:
                     yield place, document
 
     def epochs(self, source_id: str) -> tuple[int, ...]:
         """Epochs that have results. Raises Unavailable."""
         found: list[bytes] = self._ask(lambda client: client.zrange(self._key("epochs", source_id), 0, -1), [])
-        return tuple(int(epoch) for epoch in found if _is_number(epoch))
+        return tuple(int(epoch) for epoch in found if is_number(epoch))
 
     def latest(self, source_id: str) -> Latest:
         """The newest results. Raises Unavailable."""
         key, fresh = self._key("latest", source_id), self._key("fresh", source_id)
         values: dict[bytes, bytes] = self._ask(lambda client: client.hgetall(key), {})
         left_ms = self._ask(lambda client: client.pttl(fresh), -2)
-        documents = {name.decode("utf-8", "replace"): _document(value) for name, value in values.items()}
-        good = {name: document for name, document in documents.items() if document and _place_or_none(document)}
+        documents = {name.decode("utf-8", "replace"): document_of(value) for name, value in values.items()}
+        good = {name: document for name, document in documents.items() if document and place_or_none(document)}
         return Latest(good, max(0.0, (self._ttl_ms - left_ms) / 1000) if left_ms >= 0 else None)
 
     # -- states and marks -------------------------------------------------------------------------------------------
 
     def put_state(self, role: str, source_id: str, fields: Json) -> None:
         """What a role says of a source; written by a thread of its own."""
-        self._mailbox.put(self._key("state", f"{role}:{source_id}"), _dumps(fields))
+        self._mailbox.put(self._key("state", f"{role}:{source_id}"), dumps(fields))
 
     def _write_states(self, states: Mapping[str, str]) -> None:
         def ask(client: Any) -> None:
@@ -200,7 +229,7 @@ class RedisIndex:
             keys = [self._key("state", f"{role}:{source_id}") for source_id, role in piece]
             values: list[Any] = self._ask(partial(_mget, keys))
             for (source_id, role), value in zip(piece, values, strict=True):
-                if (state := _document(value)) is not None:
+                if (state := document_of(value)) is not None:
                     found[source_id][role] = state
         return found
 
@@ -312,42 +341,34 @@ class _StateMailbox:
                 logger.debug("states of %d sources not written: %s", len(states), error)
 
 
+def _page(found: Sequence[tuple[Place, Json]], limit: int) -> Page:
+    """About `limit` of these, those of one PTS together."""
+    if len(found) <= limit:
+        return Page(tuple(document for _, document in found))
+    last_pts = found[limit - 1][0].pts_ns
+    taken = [row for row in found if row[0].pts_ns <= last_pts]
+    after = found[len(taken)][0].pts_ns if len(taken) < len(found) else None
+    return Page(tuple(document for _, document in taken), after)
+
+
+def _pttl(keys: Sequence[str], client: Any) -> list[int]:
+    pipe = client.pipeline(transaction=False)
+    for key in keys:
+        pipe.pttl(key)
+    return list(pipe.execute())
+
+
+def _zrem(key: str, members: Iterable[int], client: Any) -> int:
+    return int(client.zrem(key, *members))
+
+
+def _zrangebyscore(key: str, low: int, high: int, most: int, client: Any) -> list[tuple[bytes, float]]:
+    return list(client.zrangebyscore(key, low, high, start=0, num=most, withscores=True))
+
+
 def _hmget(key: str, members: Sequence[bytes], client: Any) -> list[Any]:
     return list(client.hmget(key, members))
 
 
 def _mget(keys: Sequence[str], client: Any) -> list[Any]:
     return list(client.mget(keys))
-
-
-def _dumps(document: Json) -> str:
-    return json.dumps(document, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-
-
-def _document(value: Any) -> Json | None:
-    """A JSON object that can be answered, or None: whatever else somebody put there is a miss, and is never
-    unpickled."""
-    if not isinstance(value, bytes) or len(value) > MAX_VALUE_BYTES:
-        return None
-    try:
-        found = strict_json(value)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _place(member: bytes, epoch: int) -> Place | None:
-    pts, _, pipeline = member.decode("utf-8", "replace").partition(":")
-    return Place(epoch, int(pts), pipeline) if pts.isascii() and pts.isdigit() and len(pts) < 20 else None
-
-
-def _place_or_none(document: Json | None) -> Place | None:
-    try:
-        return place_of(document or {})
-    except (KeyError, TypeError):
-        return None
-
-
-def _is_number(member: bytes) -> bool:
-    """Of an epoch or a minute."""
-    return member.isdigit() and len(member) <= 10

@@ -80,6 +80,18 @@ def test_pages_join_without_a_gap_and_never_part_one_picture(system: System) -> 
     assert found == wanted and pages == 13
 
 
+def test_a_page_of_one_has_all_pipelines_of_its_picture(system: System) -> None:
+    names = [f"p{n:02}" for n in range(20)]
+    system.index.write("gate", [document(t, pipeline=name) for t in (999, 1000, 1001) for name in names])
+    found: list[tuple[int, str]] = []
+    start: int | None = 0
+    while start is not None:
+        page = system.index.results("gate", 1, start, None, 1)
+        assert len(page.documents) == 20
+        found, start = found + [(d["pts_ns"], d["pipeline"]) for d in page.documents], page.next_pts_ns
+    assert found == [(t, name) for t in (999, 1000, 1001) for name in names]
+
+
 def test_a_raised_outcome_replaces_the_one_before(system: System) -> None:
     system.index.write("gate", [document(5, outcome="dropped", reason="stale"), document(5, pipeline="faces")])
     system.index.write("gate", [document(5, attempt=2)])
@@ -240,6 +252,56 @@ def test_what_could_not_be_answered_is_a_miss(server: RedisServer, value: str) -
         client.zadd("lockstep:minutes:gate:1", {value: 2})
     assert index.states(["gate"]) == {"gate": {}} and index.latest("gate").documents == {}
     assert index.epochs("gate") == (1,) and pts(index, 1, 0, None) == [6]
+    index.close()
+
+
+@pytest.mark.needs("redis")
+def test_a_page_costs_what_it_holds(server: RedisServer) -> None:
+    """Of a minute with 1500 results, behind 550 minutes whose time is over."""
+    index = RedisIndex(server.url)
+    index.write("gate", [document(n * MINUTE_NS) for n in range(550)])
+    index.write("gate", [document(550 * MINUTE_NS + n * FRAME_NS) for n in range(1500)])
+    with server.client() as client:
+        client.delete(*(f"lockstep:{kind}:gate:1:{n}" for n in range(550) for kind in ("pts", "doc")))
+        client.config_resetstat()
+        assert pts(index, 1, 0, None, limit=1) == [550 * MINUTE_NS]
+        calls = {name: told["calls"] for name, told in client.info("commandstats").items()}
+        assert calls["cmdstat_hmget"] == 1 and calls["cmdstat_zrangebyscore"] == 2
+        assert client.zcard("lockstep:minutes:gate:1") == 1, "what is over is taken off the list"
+    assert pts(index, 1, 0, None, limit=400) == [550 * MINUTE_NS + n * FRAME_NS for n in range(400)]
+    index.close()
+
+
+@pytest.mark.needs("redis")
+def test_a_place_of_two_minds_is_a_miss(server: RedisServer) -> None:
+    """Pages would go back to it for ever."""
+    index = RedisIndex(server.url)
+    index.write("gate", [document(n * FRAME_NS) for n in range(5)])
+    with server.client() as client:
+        client.zadd("lockstep:pts:gate:1:0", {f"{FRAME_NS}:persons": 50_000_000})
+    assert pts(index, 1, 0, None) == [n * FRAME_NS for n in (0, 2, 3, 4)]
+    index.close()
+
+
+@pytest.mark.needs("redis")
+def test_the_account_of_the_document_is_enough(server: RedisServer) -> None:
+    text = Path(__file__).parents[2].joinpath("docs", "redis.md").read_text("utf-8")
+    rules = text.partition("ACL SETUSER lockstep on >... ")[2].partition("```")[0].split()
+    with server.client() as client:
+        if client.info("server")["redis_version"] < "7.2":
+            rules.remove("+client|setinfo")
+        client.execute_command("ACL", "SETUSER", "lockstep", "on", ">secret", *rules)
+    index = RedisIndex(server.url.replace("unix://", "unix://lockstep:secret@"))
+    index.write("gate", [document(n * MINUTE_NS) for n in range(3)])
+    index.put_state("ingest", "gate", {"epoch": 1})
+    with server.client() as client:
+        client.delete("lockstep:pts:gate:1:0", "lockstep:latest:gate")
+        client.set("lockstep:latest:gate", "planted")
+    assert pts(index, 1, 0, None) == [MINUTE_NS, 2 * MINUTE_NS] and index.epochs("gate") == (1,)
+    index.write("gate", [document(5)])
+    assert index.latest("gate").documents and index.exchange("writer", "1") is None
+    eventually(lambda: bool(index.states(["gate"])["gate"]))
+    index.forget("gate")
     index.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -149,6 +150,17 @@ def befallen(stub: StubStreams, trouble: str) -> Iterator[None]:
             patch.setattr(Event, "of", lambda document: 1 / 0)
             stub.recorded("gate", [(3, "persons")])
             yield
+
+
+def test_an_index_that_takes_too_long_cuts_one_that_comes_back(
+    streams: TestClient, stub: StubStreams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_feed, "FOLLOW_S", 1.0)
+    monkeypatch.setattr(stub.index, "results", lambda *where: time.sleep(2))
+    headers = {"last-event-id": f"1/{6 * FRAME_NS}/persons"}
+    answer = streams.get("/v1/streams/gate/events", params={"seconds": 20}, headers=headers)
+    assert answer.is_success and events_of(answer.text) == []
+    assert 'lockstep_event_cuts_total{reason="index"} 1.0' in streams.get("/metrics").text
 
 
 def test_f6_a_subscriber_that_takes_nothing_is_cut(stub: StubStreams, monkeypatch: pytest.MonkeyPatch) -> None:
