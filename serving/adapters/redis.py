@@ -339,6 +339,8 @@ class _StateMailbox:
                 self._write(states)
             except Unavailable as error:
                 logger.debug("states of %d sources not written: %s", len(states), error)
+            except Exception:  # such as text that is none; the next ones are written
+                logger.exception("states of %d sources not written", len(states))
 
 
 def _page(found: Sequence[tuple[Place, Json]], limit: int) -> Page:

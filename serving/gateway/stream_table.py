@@ -118,9 +118,10 @@ class StreamTable:
                 if not told:
                     logger.info("streams: %d sources registered", len(self._known))
                 told = True
-            except LockstepError as error:
-                if told or self._answered_ns is None:
-                    logger.warning("streams are not available: %s", error)
+            except Exception as error:  # without this thread the stream routes would be away for ever
+                known = isinstance(error, LockstepError)
+                if told or self._answered_ns is None or not known:
+                    logger.warning("streams are not available: %s", error, exc_info=None if known else error)
                 told = False
             self._stop.wait(LOOK_S if told else 5 * LOOK_S)
 

@@ -256,6 +256,16 @@ def test_what_could_not_be_answered_is_a_miss(server: RedisServer, value: str) -
 
 
 @pytest.mark.needs("redis")
+def test_a_state_that_cannot_be_written_costs_no_later_one(server: RedisServer) -> None:
+    index = RedisIndex(server.url)
+    index.put_state("ingest", "gate", {"error": "no such file: \udce4.mp4"})
+    time.sleep(0.2)
+    index.put_state("ingest", "yard", {"epoch": 1})
+    eventually(lambda: bool(index.states(["yard"])["yard"]))
+    index.close()
+
+
+@pytest.mark.needs("redis")
 def test_a_page_costs_what_it_holds(server: RedisServer) -> None:
     """Of a minute with 1500 results, behind 550 minutes whose time is over."""
     index = RedisIndex(server.url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from gateway_kit import assert_problem
 from starlette.testclient import TestClient
 
 from serving.errors import Unavailable
+from serving.gateway import stream_table
 from serving.gateway.stream_states import state_of
 from serving.records import StreamMessage, decode_stream
 from serving.testing.stub_streams import FRAME_NS, StubStreams
@@ -125,6 +127,20 @@ def test_a_number_or_nesting_that_no_record_holds_is_named(streams: TestClient, 
         streams.patch("/v1/streams/gate", content=f'{{"{name}": {value}}}'),
     ):
         assert answer.status_code == 422 and answer.json()["detail"].startswith(name), answer.text
+
+
+def test_an_unexpected_error_does_not_end_the_thread_that_follows(
+    streams: TestClient, stub: StubStreams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(stream_table, "decode_stream", lambda *record: 1 / 0)
+        stub.register(StreamMessage("leaves", CAMERA, ("persons",)))
+        time.sleep(0.5)
+    stub.register(StreamMessage("yard", CAMERA, ("persons",)))
+    deadline = time.monotonic() + 10
+    while "yard" not in streams.get("/v1/streams").text:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 # -- states ------------------------------------------------------------------------------------------------------------
