@@ -95,17 +95,25 @@ class PublishWriter:
 
     def close(self) -> OutputSummary:
         """Send what is queued, if that is quick."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
+        self._no_more()
         self._thread.join(CLOSE_S)
-        if self._child is not None:
-            self._child.kill()  # a receiver that takes nothing holds up nobody's end
+        self._kill()  # a receiver that takes nothing holds up nobody's end
         return OutputSummary(redacted(self._address), self._frames, 0)
 
     def abandon(self) -> None:
-        """The same: what was sent is sent."""
-        self.close()
+        """At once: what was sent is sent, and nothing more is told."""
+        self._on_error = lambda text: None
+        self._no_more()
+        self._kill()
+
+    def _no_more(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def _kill(self) -> None:
+        if self._child is not None:
+            self._child.kill()
 
     # -- the thread ---------------------------------------------------------------------------------------------------
 

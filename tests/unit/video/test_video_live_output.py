@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from test_video_output import picture, shown
 from video_helpers import TB90  # type: ignore[import-not-found]
@@ -125,3 +128,28 @@ def test_an_address_that_is_not_allowed_is_told_and_nothing_connects() -> None:
         time.sleep(0.02)
     writer.close()
     assert "private address" in wrong[0]
+
+
+def test_a_receiver_that_hangs_holds_up_nobody_who_lets_its_writer_go() -> None:
+    wrong: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"rtmp://127.0.0.1:{silent.getsockname()[1]}/live/gate"
+        writer = PublishWriter(address, STREAM, lambda text: text, lambda count: None, wrong.append)
+        with _accepted(silent, writer):  # and nothing is ever said
+            began = time.monotonic()
+            writer.abandon()
+            assert time.monotonic() - began < 1
+            writer._thread.join(10)
+    assert writer._child is not None and writer._child.poll() is not None and not writer._thread.is_alive()
+    assert wrong == [], "that it was let go is no error of the receiver"
+
+
+def _accepted(server: socket.socket, writer: PublishWriter) -> socket.socket:
+    """The writer's connection, which is made once there is something to send."""
+    server.settimeout(0.05)
+    noise = np.random.default_rng(7).integers(0, 255, (64, 96, 3), np.uint8)
+    for frame in shown([3600 * n for n in range(1000)], TB90):
+        writer.write(frame, noise)
+        with suppress(TimeoutError):
+            return server.accept()[0]
+    raise AssertionError("nobody connected")
