@@ -274,15 +274,19 @@ class System:
 
 
 @contextmanager
-def only_one(data: Path) -> Iterator[None]:
-    """Two systems in one data folder would share a broker's files. Raises StartFailed."""
-    data.mkdir(parents=True, exist_ok=True)
+def only_one(lock_file: Path, hint: str) -> Iterator[None]:
+    """Two systems in one data folder would share a broker's files, in one for mixed video write over each other's.
+
+    Raises StartFailed with the hint.
+    """
+    folder = lock_file.parent
+    folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        lock = stack.enter_context((data / "up.lock").open("w"))
+        lock = stack.enter_context(lock_file.open("w"))
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StartFailed(f"{data}: another `lockstep up` uses this folder", hint="--data FOLDER") from error
+            raise StartFailed(f"{folder}: another `lockstep up` uses this folder", hint=hint) from error
         yield
 
 

@@ -48,7 +48,9 @@ def up(
     require_free_port("127.0.0.1", settings.port)
     require_free_port("127.0.0.1", kafka_port)
     require_free_port("127.0.0.1", prometheus_port)
-    with only_one(data), ended_by_signals() as over:
+    own_data = only_one(data / "up.lock", "--data FOLDER")
+    own_video = only_one(settings.mixed_dir / ".up.lock", "LOCKSTEP_MIXED_DIR=FOLDER")
+    with own_data, own_video, ended_by_signals() as over:
         system = System(settings, UpOptions(data, kafka_port, samples, workers, prometheus_port), say)
         publish_missing(system.settings, system.models)
         try:
