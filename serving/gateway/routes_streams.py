@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from serving.errors import (
     AddressRefused,
@@ -52,15 +52,14 @@ from serving.records.streams import StreamState
 
 JSON = "application/json"
 ONE = "/v1/streams/{source_id}"
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 HLS_FILE = re.compile(r"index\.m3u8|init-[0-9]{3,6}\.mp4|segment-[0-9]{5,9}\.(m4s|json)", re.ASCII)
 HLS_TYPES = {"m3u8": "application/vnd.apple.mpegurl", "mp4": "video/mp4", "m4s": "video/iso.segment", "json": JSON}
 
 
 def register(app: FastAPI) -> None:
     """Put this file's routes into the app."""
-    slash = _SlashInName("/v1/streams/{source_id:path}", _slash, methods=METHODS, include_in_schema=False)
-    app.router.routes.append(slash)  # the first of them: routing goes by the decoded path
+    # The first of them: routing goes by the decoded path.
+    app.router.routes.append(_SlashInName("/v1/streams/{source_id:path}", _slash, include_in_schema=False))
     for method, path, handler in (
         ("POST", "/v1/streams", create), ("GET", "/v1/streams", streams), ("GET", ONE, stream), ("PATCH", ONE, change),
         ("DELETE", ONE, delete), ("GET", f"{ONE}/results", results), ("GET", f"{ONE}/events", events),
@@ -279,10 +278,15 @@ class _SlashInName(DirectRoute):
     """A name with an encoded slash would otherwise be another route's path, or none."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Only where the path as it was sent has an encoded slash in the name."""
+        """Only where the path as it was sent has an encoded slash in the name, then for every method."""
         raw: bytes = scope.get("raw_path") or b""
         name = raw.split(b"/", 4)[3:4]
-        return super().matches(scope) if name and b"%2f" in name[0].lower() else (Match.NONE, {})
+        match, found = super().matches(scope) if name and b"%2f" in name[0].lower() else (Match.NONE, {})
+        return Match.NONE if match is Match.NONE else Match.FULL, found
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """No 405: there is no such path."""
+        await self.app(scope, receive, send)
 
 
 async def _slash(request: Request) -> Response:
