@@ -6,6 +6,7 @@ The names, types and ranges are the task's (serving.tasks); here they are only r
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
@@ -73,7 +74,8 @@ def from_json(value: Any, spec: ModelSpec) -> dict[str, Any]:
             kind = known[name].kind
             wrong = isinstance(item, bool) and kind != "bool"
             if wrong or not isinstance(item, _JSON_TYPES[kind]):
-                raise ParameterInvalid(f"{name}: expected {kind}, got {str(item)[:60]!r} ({type(item).__name__})")
+                got = f"{reprlib.repr(item)[:60]} ({type(item).__name__})"
+                raise ParameterInvalid(f"{name}: expected {kind}, got {got}")
     return checked(value, spec)
 
 

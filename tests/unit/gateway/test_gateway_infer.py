@@ -115,6 +115,7 @@ def test_json_with_base64(client: TestClient, server: StubServer) -> None:
         (b'{"image": "AAAA", "parameters": {"top_k": "5"}}', "parameter_invalid"),
         (b'{"image": "AAAA", "parameters": {"top_k": true}}', "parameter_invalid"),
         (b'{"image": "AAAA", "parameters": {"top_k": null}}', "parameter_invalid"),
+        (b'{"image": "AAAA", "parameters": {"top_k": %s%s}}' % (b"[" * 1000, b"]" * 1000), "parameter_invalid"),
         (b'{"image": "AAAA", "parameters": {"what": 1}}', "parameter_invalid"),
     ],
 )

@@ -139,7 +139,11 @@ def test_nothing_is_kept_over_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     (fresh,) = states(worker(Model(), Aim(1, BOX), again))
     assert fresh["target_id"] == 2 and fresh["xyxy"] == [200, 60, 240, 100]
     of = Sessions.of
-    monkeypatch.setattr(Sessions, "of", lambda self, asked, *more: of(self, replace(asked, epoch=1), *more))
+
+    def kept_on(self: Sessions, asked: Frame, *more: Any) -> Any:
+        return of(self, replace(asked, epoch=1, pts_ns=asked.pts_ns + asked.epoch * 10**9), *more)
+
+    monkeypatch.setattr(Sessions, "of", kept_on)
     monkeypatch.setattr(Aim, "__eq__", lambda self, other: True)
     monkeypatch.setattr(Aim, "__hash__", lambda self: 1)
     (kept,) = states(worker(Model(), Aim(1, BOX), again))
