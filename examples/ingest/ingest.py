@@ -45,6 +45,7 @@ with av.open(video) as container:
             base = f"{stream.time_base.numerator}/{stream.time_base.denominator}"
             claimed(time_base=base, u0=u0, first_raw_pts=u0, width=stream.width, height=stream.height)
             if owners()[epoch] != own:
+                producer.send(prefix + "timelines", None, f"{source}|{epoch}|{own}".encode(), partition=number).get(30)
                 sys.exit(f"{source}: another ingest began at the same moment")
         headers = {"epoch": epoch, "frame_seq": len(sent), "pipelines": model}
         picture.to_image().save(data := io.BytesIO(), "JPEG", quality=90)

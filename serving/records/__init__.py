@@ -19,7 +19,12 @@ from serving.records.streams import (
     encode_forgotten_stream,
     encode_stream,
 )
-from serving.records.timelines import TimelineMessage, decode_timeline, encode_timeline
+from serving.records.timelines import (
+    TimelineMessage,
+    decode_timeline,
+    encode_timeline,
+    encode_withdrawn_timeline,
+)
 
 TOPICS = ("frames", "results", "outcomes", "timelines", "streams", "dead_letter")
 PARTITIONED_ALIKE = ("frames", "results", "outcomes", "timelines")  # equal counts: a source has one number in all
@@ -49,5 +54,6 @@ __all__ = [
     "encode_result",
     "encode_stream",
     "encode_timeline",
+    "encode_withdrawn_timeline",
     "result_document",
 ]

@@ -77,6 +77,12 @@ def encode_timeline(message: TimelineMessage) -> Encoded:
     return Encoded(timeline_key(claim), json_bytes(document), ())
 
 
+def encode_withdrawn_timeline(claim: TimelineRecord) -> Encoded:
+    """The tombstone of a claim that came second: compaction may take the first one's older record away, and must not
+    make this the first."""
+    return Encoded(timeline_key(claim), None, ())
+
+
 def decode_timeline(key: bytes | None, value: bytes | None, headers: Headers = ()) -> TimelineMessage:
     """Raises RecordInvalid."""
     fields = Fields.of_json(TOPIC, value)

@@ -11,7 +11,14 @@ from serving.errors import LogUnavailable, RecordInvalid
 from serving.frames import DroppedRun, FrameRecord, StreamInfo, TimelineRecord, is_sound
 from serving.murmur2 import partition_of
 from serving.ports_log import LogReader, LogRecord, RecordLog, TopicPartition
-from serving.records import FrameMessage, TimelineMessage, decode_timeline, encode_timeline
+from serving.records import (
+    Encoded,
+    FrameMessage,
+    TimelineMessage,
+    decode_timeline,
+    encode_timeline,
+    encode_withdrawn_timeline,
+)
 from serving.roles.following import read_to_end
 from serving.roles.names import Names
 from serving.roles.sender import Sender
@@ -161,6 +168,8 @@ class Timelines:
         return any(partition_of(key, count) == partition for count in range(self.partitions, partition, -1))
 
     def _apply(self, record: LogRecord) -> None:
+        if record.value is None:
+            return  # a claim that was withdrawn
         try:
             message = decode_timeline(record.key, record.value, record.headers)
         except RecordInvalid:
@@ -196,9 +205,10 @@ class LogClaims:
             return None
         record = replace(draft, ingest_id=self._ingest_id, epoch=register.next_epoch(draft.source_id))
         message = TimelineMessage(record, replace(info, source_id=draft.source_id))
-        self._write(message)
+        self._write(record, encode_timeline(message))
         self._timelines.catch_up()
         if register.owner(draft.source_id, record.epoch) != self._ingest_id:
+            self._write(record, encode_withdrawn_timeline(record))
             return None
         self.held = message
         return record
@@ -213,10 +223,10 @@ class LogClaims:
         """The epoch has so many places; last: and the source is over."""
         held = self._timelines.find(self.held.claim.source_id, epoch) if self.held is not None else None
         if held is not None and held.claim.ingest_id == self._ingest_id:
-            self._write(replace(held, frames=frames, last=last))
+            self._write(held.claim, encode_timeline(replace(held, frames=frames, last=last)))
 
-    def _write(self, message: TimelineMessage) -> None:
-        number = partition_of(message.claim.source_id.encode(), self._timelines.partitions)
-        self._sender.send(self._topic, encode_timeline(message), number)
+    def _write(self, claim: TimelineRecord, encoded: Encoded) -> None:
+        number = partition_of(claim.source_id.encode(), self._timelines.partitions)
+        self._sender.send(self._topic, encoded, number)
         if not self._sender.flush(READ_SECONDS):
             raise LogUnavailable(f"{self._topic}: a claim was not acknowledged within {READ_SECONDS:.0f} s")

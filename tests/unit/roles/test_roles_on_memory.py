@@ -15,7 +15,7 @@ from serving.clock import NS_PER_S, SystemClock
 from serving.errors import EngineFailed, LogUnavailable, ServingError
 from serving.frames import DropReason, Frame, SourceKind, StreamInfo, TimelineRecord
 from serving.murmur2 import partition_of
-from serving.ports_log import Committed, GroupOptions, Polled, TopicPartition
+from serving.ports_log import Committed, GroupOptions, LogRecord, Polled, TopicPartition
 from serving.preprocess.jpeg import JpegCodec
 from serving.records import (
     AttemptMark,
@@ -88,6 +88,10 @@ def write_frames(
 def records(log: MemoryLog, topic: str, decode: Callable[..., Any]) -> list[Any]:
     reader = log.reader({TopicPartition(NAMES.topic(topic), 0): 0})
     return [decode(r.key, r.value, r.headers) for r in reader.poll(0.0, 10_000).records]
+
+
+def everything(log: MemoryLog, topic: str) -> Sequence[LogRecord]:
+    return log.reader({TopicPartition(NAMES.topic(topic), 0): 0}).poll(0.0, 10_000).records
 
 
 def all_results(log: MemoryLog) -> list[Any]:
@@ -374,6 +378,13 @@ def test_of_two_claims_of_one_number_the_first_owns_it(log: MemoryLog) -> None:
     claims[1]._timelines.catch_up = overtaken  # type: ignore[method-assign]
     assert claims[1].claim(draft) is None
     assert claims[0].held is not None and claims[0].held.claim.epoch == 1
+    claims[0].ended(1, 5, last=True)
+    compacted = {record.key: record for record in everything(log, "timelines")}  # the last record of each key stays
+    assert [record.value is None for record in compacted.values()] == [False, True], "the loser's is a tombstone"
+    other = Timelines(log, NAMES)
+    for record in sorted(compacted.values(), key=lambda record: record.offset):
+        other._apply(record)
+    assert other.register.owner("gate", 1) == "ingest-0" and other.ended("gate") == {1: 5} and other.refused == 0
 
 
 def ingested(log: MemoryLog, picture: Any, frames: int = 3, **settings: Any) -> list[FrameMessage]:
