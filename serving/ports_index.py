@@ -56,6 +56,18 @@ class Latest:
     age_s: float | None = None
 
 
+class StateSink(Protocol):
+    """Where a role says how its sources are."""
+
+    def put_state(self, role: str, source_id: str, fields: Json) -> None:
+        """See `ResultIndex`."""
+        ...
+
+    def close(self) -> None:
+        """Let go."""
+        ...
+
+
 class ResultIndex(Protocol):
     """Every call but `put_state` raises Unavailable, within about half a second, while the index is away.
 

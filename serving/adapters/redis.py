@@ -17,7 +17,6 @@ No script, no CONFIG, no KEYS is used, so the account needs none of them.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
+from serving.adapters.redis_states import StateMailbox, key_prefix, state_key
 from serving.adapters.redis_values import document_of, dumps, is_number, place_of_member, place_or_none
 from serving.errors import Unavailable
 from serving.ports_index import MINUTE_NS, NS_PER_US, ROLES, STATE_TTL_S, Json, Latest, Page, Place, place_of
@@ -39,7 +39,7 @@ logger = logging.getLogger("lockstep.index")
 CONNECT_S = 0.3
 ANSWER_S = 0.5
 REST_S = 0.5  # after a failure callers are refused at once for so long
-MAX_STATES = 4096
+JOIN_S = 2 * (CONNECT_S + ANSWER_S)
 PIECE = 256
 SPARE = 8  # asked for beyond a page: what else stands at the PTS of its last result, and where the next one begins
 NO_KEY = -2  # of PTTL
@@ -55,7 +55,7 @@ class RedisIndex:
     """
 
     def __init__(self, url: str, prefix: str = "", retention_s: float = 21_600.0) -> None:
-        self._prefix, self._ttl_ms = f"{prefix}lockstep:", int(retention_s * 1000)
+        self._prefix, self._ttl_ms = key_prefix(prefix), int(retention_s * 1000)
         self._client = redis.Redis.from_url(
             url,
             socket_connect_timeout=CONNECT_S,
@@ -66,7 +66,7 @@ class RedisIndex:
             client_name="lockstep",
         )
         self._refuse_until = 0.0
-        self._mailbox = _StateMailbox(self._write_states)
+        self._mailbox = StateMailbox(self.write_states, JOIN_S)
 
     # -- results ----------------------------------------------------------------------------------------------------
 
@@ -209,9 +209,11 @@ class RedisIndex:
 
     def put_state(self, role: str, source_id: str, fields: Json) -> None:
         """What a role says of a source; written by a thread of its own."""
-        self._mailbox.put(self._key("state", f"{role}:{source_id}"), dumps(fields))
+        self._mailbox.put(state_key(self._prefix, role, source_id), dumps(fields))
 
-    def _write_states(self, states: Mapping[str, str]) -> None:
+    def write_states(self, states: Mapping[str, str]) -> None:
+        """States by key, now. Raises Unavailable."""
+
         def ask(client: Any) -> None:
             pipe = client.pipeline(transaction=False)
             for key, text in states.items():
@@ -298,49 +300,6 @@ class RedisIndex:
             raise Unavailable(f"the index is away: {type(error).__name__}") from error
         except RedisError as error:
             raise Unavailable(f"the index refused: {type(error).__name__}") from error
-
-
-class _StateMailbox:
-    """The newest state of each role and source, written by one thread; what cannot be written is forgotten."""
-
-    def __init__(self, write: Callable[[Mapping[str, str]], None]) -> None:
-        self._write, self._waiting = write, dict[str, str]()
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._closed = False
-
-    def put(self, key: str, text: str) -> None:
-        """Take a state; over MAX_STATES sources the ones that wait are enough."""
-        with self._changed:
-            if self._closed or (len(self._waiting) >= MAX_STATES and key not in self._waiting):
-                return
-            self._waiting[key] = text
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="index-states", daemon=True)
-                self._thread.start()
-            self._changed.notify()
-
-    def close(self) -> None:
-        """End the thread."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        if self._thread is not None:
-            self._thread.join(2 * (CONNECT_S + ANSWER_S))
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
-                if self._closed and not self._waiting:
-                    return
-                states, self._waiting = self._waiting, {}
-            try:
-                self._write(states)
-            except Unavailable as error:
-                logger.debug("states of %d sources not written: %s", len(states), error)
-            except Exception:  # such as text that is none; the next ones are written
-                logger.exception("states of %d sources not written", len(states))
 
 
 def _page(found: Sequence[tuple[Place, Json]], limit: int) -> Page:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from serving.adapters.redis import RedisIndex
+from serving.adapters.redis_states import RedisStates
 from serving.config import ConfigInvalid, Settings
-from serving.ports_index import ResultIndex
+from serving.ports_index import ResultIndex, StateSink
+
+NO_ADDRESS = "redis: expected redis://, rediss:// or unix:// and a host or socket"
 
 
 def open_index(settings: Settings) -> ResultIndex | None:
@@ -14,7 +16,20 @@ def open_index(settings: Settings) -> ResultIndex | None:
     """
     if not settings.redis:
         return None
+    from serving.adapters.redis import RedisIndex
+
     try:
         return RedisIndex(settings.redis, settings.kafka_prefix, settings.retention_results_s)
     except ValueError as error:
-        raise ConfigInvalid("redis: expected redis://, rediss:// or unix:// and a host or socket") from error
+        raise ConfigInvalid(NO_ADDRESS) from error
+
+
+def open_states(settings: Settings) -> StateSink | None:
+    """For roles that only say how their sources are: they start before the client of Redis is imported.
+
+    Raises ConfigInvalid for an address that is none.
+    """
+    try:
+        return RedisStates(settings.redis, settings.kafka_prefix) if settings.redis else None
+    except ValueError as error:
+        raise ConfigInvalid(NO_ADDRESS) from error

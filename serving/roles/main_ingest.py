@@ -15,9 +15,9 @@ from serving.clock import SystemClock
 from serving.config import Settings, as_environment, child_environment
 from serving.errors import LogUnavailable
 from serving.metrics import OTHER
-from serving.ports_index import ResultIndex
+from serving.ports_index import StateSink
 from serving.records import StreamMessage, encode_stream
-from serving.roles.index_open import open_index
+from serving.roles.index_open import open_states
 from serving.roles.ingest import LogIngest
 from serving.roles.ingest_child import Teller
 from serving.roles.ingest_fleet import End, Fleet, FleetRules, SourceState
@@ -61,7 +61,7 @@ def run_ingest(settings: Settings, stream: StreamMessage) -> list[LogIngest]:
     registered = Registered(log, names)
     registered.catch_up()
     threading.Thread(target=_end_removed, args=(registered, roles, ending), name="registry", daemon=True).start()
-    index = open_index(settings)
+    index = open_states(settings)
     for role in roles:
         Teller(role, partial(_publish, index, role.stream.source_id)).start()
     with stop_on_signals(end), ThreadPoolExecutor(len(roles), "source") as pool:
@@ -86,7 +86,7 @@ def _end_removed(registered: Registered, roles: Sequence[LogIngest], ending: thr
     ending.set()
 
 
-def _publish(index: ResultIndex | None, source_id: str, status: Mapping[str, Any]) -> None:
+def _publish(index: StateSink | None, source_id: str, status: Mapping[str, Any]) -> None:
     publish_state(index, "ingest", source_id, ingest_state(status))
 
 
@@ -100,7 +100,7 @@ def run_supervisor(settings: Settings, member: str = "") -> Fleet:
     monitor = RoleMonitor("ingest", clock, settings.kafka_prefix)
     counted = StreamMetrics(monitor.metrics)
     with ExitStack() as stack:
-        if (index := open_index(settings)) is not None:
+        if (index := open_states(settings)) is not None:
             stack.callback(index.close)
         stack.enter_context(open_page(monitor, settings, log, names))
         stop = stack.enter_context(stop_on_signals())
@@ -123,7 +123,7 @@ def _beat(fleet: Fleet, stop: threading.Event) -> None:
         fleet.beat()
 
 
-def report(monitor: RoleMonitor, fleet: Fleet, counted: StreamMetrics, index: ResultIndex | None = None) -> None:
+def report(monitor: RoleMonitor, fleet: Fleet, counted: StreamMetrics, index: StateSink | None = None) -> None:
     """What the children are doing, as metrics and as states."""
     views = fleet.views()
     for state in SourceState:

@@ -16,7 +16,7 @@ from serving.config import Settings
 from serving.frames import AlignedFrame, SourceKind
 from serving.preprocess.jpeg import JpegCodec
 from serving.records import TimelineMessage
-from serving.roles.index_open import open_index
+from serving.roles.index_open import open_states
 from serving.roles.main import loop, open_log
 from serving.roles.mixer import LogMixer, NewMixRole, Owner
 from serving.roles.monitor import RoleMonitor
@@ -50,7 +50,7 @@ def run_mixer(settings: Settings, options: MixerOptions) -> LogMixer:
     registered.catch_up()
     new_role = _new_mix_role(settings, options, labels, registered, monitor)
     with ExitStack() as stack:
-        if (index := open_index(settings)) is not None:
+        if (index := open_states(settings)) is not None:
             stack.callback(index.close)
         role = LogMixer(log, names, new_role, JpegCodec(), clock, options.member, monitor, index, registered)
         stack.enter_context(open_page(monitor, settings, log, names))

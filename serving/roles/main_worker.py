@@ -14,7 +14,7 @@ from serving.config import Settings, words
 from serving.errors import EngineFailed, ParameterInvalid
 from serving.preprocess.jpeg import JpegCodec
 from serving.records import StreamMessage
-from serving.roles.index_open import open_index
+from serving.roles.index_open import open_states
 from serving.roles.jobs import WorkerSettings
 from serving.roles.main import open_log, stop_on_signals
 from serving.roles.monitor import RoleMonitor
@@ -56,7 +56,7 @@ def run_worker(settings: Settings, options: WorkerOptions, open_model: OpenModel
         pipelines, most = open_pipelines(options.models, open_model, stack, options.track, options.reid)
         blind = frozenset(pipeline.name for pipeline in pipelines if pipeline.blind)
         regions = SourceRegions(TRACKERS, partial(_may_read, settings), blind)
-        index = open_index(settings)
+        index = open_states(settings)
         if index is not None:
             stack.callback(index.close)
         worker = Worker(pipelines, regions, LogTransport(codec), lambda frame: role.first_id(frame))

@@ -17,7 +17,7 @@ from serving.clock import NS_PER_S, Clock
 from serving.errors import CommitRefused, LogUnavailable, RecordInvalid
 from serving.frames import AlignedFrame, DroppedRun, Frame, FrameKey, FrameRecord, Picture, PictureCodec, SourceKind
 from serving.media import OutputSummary
-from serving.ports_index import ResultIndex
+from serving.ports_index import StateSink
 from serving.ports_log import Assignor, Committed, GroupOptions, LogRecord, RecordLog, TopicPartition
 from serving.records import FrameMessage, TimelineMessage, decode_frame, decode_result
 from serving.roles.ahead import Ahead
@@ -68,7 +68,7 @@ class LogMixer:
 
     def __init__(
         self, log: RecordLog, names: Names, new_role: NewMixRole, codec: PictureCodec, clock: Clock, member: str = "",
-        monitor: RoleMonitor | None = None, index: ResultIndex | None = None, registered: Registered | None = None,
+        monitor: RoleMonitor | None = None, index: StateSink | None = None, registered: Registered | None = None,
     ) -> None:  # fmt: skip
         self._index, self._registered = index, registered
         self._news: set[str] = set()  # sources that were wished otherwise while another one was opened

@@ -14,13 +14,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from serving.ports_index import ROLES, Json, ResultIndex
+from serving.ports_index import ROLES, Json, StateSink
 
 MAX_STATE_BYTES = 16 << 10
 SILENT_MS = 5000  # without a picture for so long a source is not connected
 
 
-def publish_state(index: ResultIndex | None, role: str, source_id: str, fields: Mapping[str, Any]) -> None:
+def publish_state(index: StateSink | None, role: str, source_id: str, fields: Mapping[str, Any]) -> None:
     """Say `fields` of a source, as JSON. Returns at once, does nothing without an index, and never fails for one that
     is away. ValueError for a role that is none and for fields that are not JSON of at most 16 KiB."""
     if role not in ROLES:

@@ -18,7 +18,7 @@ from functools import partial
 from serving.clock import NS_PER_S, Clock
 from serving.errors import CommitRefused, LogUnavailable, RecordInvalid
 from serving.frames import DroppedRun, Frame, PictureCodec, SourceKind
-from serving.ports_index import ResultIndex
+from serving.ports_index import StateSink
 from serving.ports_log import Assignor, Committed, GroupOptions, LogRecord, RecordLog, TopicPartition
 from serving.records import AttemptMark, decode_frame
 from serving.roles.analyst import Analyst
@@ -47,7 +47,7 @@ class LogWorker:
     def __init__(
         self, log: RecordLog, names: Names, worker: Worker, settings: WorkerSettings, clock: Clock,
         on_hang: Callable[[], None], monitor: RoleMonitor | None = None, registered: Registered | None = None,
-        regions: SourceRegions | None = None, index: ResultIndex | None = None, codec: PictureCodec | None = None,
+        regions: SourceRegions | None = None, index: StateSink | None = None, codec: PictureCodec | None = None,
     ) -> None:  # fmt: skip
         self.worker, self._settings, self._clock, self._on_hang = worker, settings, clock, on_hang
         self.monitor = monitor or RoleMonitor("worker", clock, names.prefix)

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from serving.adapters.triton_pool import open_triton
 from serving.bundle import ModelBundle
 from serving.pipelines import PipelineModel
 from serving.served_model import ServedModel
@@ -39,6 +38,8 @@ def in_process(model: ServedModel | PipelineModel) -> OpenedModel:
 def through_triton(bundle: ModelBundle, url: str, timeout_s: float = 10.0) -> OpenedModel:
     """The same model served by Triton at `grpc://host:port`."""
     name, version, task = bundle.name, str(bundle.version), bundle.spec.task
+    from serving.adapters.triton_pool import open_triton  # a tenth of a worker's start, for nothing without Triton
+
     infer = RemoteInfer(lambda: open_triton(url, [name]), name, version, bundle.certificate_id, task, timeout_s)
     return OpenedModel(bundle, infer, infer.close)
 

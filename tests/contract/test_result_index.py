@@ -12,6 +12,7 @@ import pytest
 from redis_support import RedisServer
 
 from serving.adapters.redis import RedisIndex
+from serving.adapters.redis_states import RedisStates
 from serving.errors import Unavailable
 from serving.ports_index import MINUTE_NS, ResultIndex
 from serving.testing.memory_index import MemoryIndex
@@ -346,4 +347,13 @@ def test_everything_goes_by_itself(server: RedisServer) -> None:
         left = {key.decode(): client.ttl(key) for key in client.keys("*")}
     assert len(left) == 8 and all(0 < seconds <= 60 for seconds in left.values()), left
     assert left["lockstep:state:ingest:gate"] <= 10
+    index.close()
+
+
+@pytest.mark.needs("redis")
+def test_states_of_a_role_that_reads_nothing_are_the_same_states(server: RedisServer) -> None:
+    telling, index = RedisStates(server.url, "test."), RedisIndex(server.url, "test.")
+    telling.put_state("worker", "gate", {"analysed": 7})
+    eventually(lambda: index.states(["gate"])["gate"] == {"worker": {"analysed": 7}})
+    telling.close()
     index.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 
+import psutil
 import pytest
 from fault_common import common, memory_mb, owners
 from fault_rig import Rig
@@ -17,7 +19,9 @@ def test_f6_slow_worker(table: Table, rig: Rig) -> None:
     with table.row("F6") as figures:
         with rig.row("F6") as row:
             began, memory = time.time() + rig.load.lasting(10), memory_mb(rig)  # sources begin with old frames
+            psutil.cpu_percent()
             time.sleep(max(5.0, rig.load.lasting(30)))
+            busy = psutil.cpu_percent() / 100 * (os.cpu_count() or 1)
             owned = owners(row)
             victim = owned[row.sources[0]]
             struck = time.time()
@@ -28,6 +32,7 @@ def test_f6_slow_worker(table: Table, rig: Rig) -> None:
             recovered = row.recovery(over)
             time.sleep(2)
         others = [source for source in row.sources if owned.get(source) != victim]
+        figures.told("cores that the load keeps busy in calm", f"{busy:.2f} of {os.cpu_count()}")
         ages = row.shown_ages(row.sources, struck, over)
         figures.at_most("age of shown results, oldest", max(ages), 1.5 * rig.load.delay_ms / 1000, " s")
         dropped = row.account().dropped

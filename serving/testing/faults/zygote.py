@@ -13,6 +13,7 @@ import sys
 import traceback
 from typing import Any
 
+import serving.adapters.redis  # noqa: F401 - for its children: a role imports it late
 from serving.testing.faults import role
 
 
