@@ -94,7 +94,7 @@ class LogAccountant:
         self._paused: set[TopicPartition] = set()
         self.dead_letters = 0
         self._committed_ns = self._ticked_ns = clock.monotonic_ns()
-        options = GroupOptions(names.group("accountant"), Assignor.RANGE, member=member)
+        options = GroupOptions(names.group("accountant"), Assignor.RANGE, member=member, gathers=True)
         self._consumer = log.consumer([self._frames, self._results], options, self)
 
     # -- the loop ---------------------------------------------------------------------------------------------------
