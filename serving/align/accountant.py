@@ -166,7 +166,7 @@ class Accountant:
 
     def ledger(self, source_id: str, epoch: int) -> TimelineLedger | None:
         """The ledger of one timeline; None if it is unknown or so old that only its sums are kept."""
-        return self._sources.get(source_id, {}).get(epoch)
+        return self.ledgers(source_id).get(epoch)
 
     # -- inside -----------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from serving.ports_log import MAX_RECORD_BYTES, GroupOptions
 
 Config = dict[str, str | int | float | bool]
+GATHERED_BYTES = 1 << 20  # more than comes in a tenth of a second: who gathers is answered by time
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +83,6 @@ def reading(options: KafkaOptions) -> Config:
         "queued.min.messages": 1000,
     }
     return common(options) | config
-
-
-GATHERED_BYTES = 1 << 20
 
 
 def joining(options: KafkaOptions, group: GroupOptions) -> Config:
