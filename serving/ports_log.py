@@ -10,7 +10,7 @@ tests/contract/test_record_log.py. Three rules hold for both:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, Protocol
@@ -206,10 +206,6 @@ class LogReader(Protocol):
         """The offset of the next record to be given. Commit what was worked off, not this: it runs ahead."""
         ...
 
-    def bounds(self, place: TopicPartition, timeout_s: float = 5.0) -> tuple[int, int]:
-        """(offset of the oldest record kept, offset the next one will get)."""
-        ...
-
     def assignment(self) -> tuple[TopicPartition, ...]:
         """What is read, sorted."""
         ...
@@ -261,6 +257,11 @@ class RecordLog(Protocol):
 
     def partitions(self, topic: str) -> int:
         """How many partitions a topic has. Raises TopicUnknown, LogUnavailable."""
+        ...
+
+    def bounds(self, places: Iterable[TopicPartition], timeout_s: float = 5.0) -> dict[TopicPartition, tuple[int, int]]:
+        """(offset of the oldest record kept, offset the next one will get) of each, asked for together; waits for
+        nothing that is being read. Raises TopicUnknown, LogUnavailable. Any thread."""
         ...
 
     def close(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,16 +28,6 @@ def shared_kafka(request: pytest.FixtureRequest) -> EmbeddedKafka:
         broker.start()
         stash[_SHARED] = broker
     return stash[_SHARED]
-
-
-def own_kafka(folder: Path) -> Iterator[EmbeddedKafka]:
-    """A broker that the test may stop and kill."""
-    broker = EmbeddedKafka(BrokerSettings(folder / "kafka"))
-    try:
-        broker.start()
-        yield broker
-    finally:
-        broker.stop()
 
 
 def new_topic(options: KafkaOptions, partitions: int, **settings: str) -> str:

@@ -25,7 +25,7 @@ from serving.metrics import Metrics
 from serving.ports_index import Json, Place, place_of
 from serving.ports_log import RecordLog, TopicPartition
 from serving.records import result_document
-from serving.records.recorded import RecordedTail, ends
+from serving.records.recorded import RecordedTail
 
 logger = logging.getLogger("lockstep.streams")
 
@@ -191,11 +191,7 @@ class EventHub:
 
     def _begin(self, numbers: range) -> RecordedTail:
         places = [TopicPartition(topic, n) for n in numbers for topic in (self._results, self._outcomes)]
-        reader = self._log.reader(dict.fromkeys(places, 0))
-        try:
-            found = ends(reader, places)
-        finally:
-            reader.close()
+        found = self._log.bounds(places)
         starts = {n: (found[TopicPartition(self._results, n)][1], found[TopicPartition(self._outcomes, n)][1])
                   for n in numbers}  # fmt: skip
         return RecordedTail(self._log, self._results, self._outcomes, starts, self._clock)

@@ -103,8 +103,7 @@ class StreamTable:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        """Follow the log. Asking for its end costs a request a partition, which waits behind the fetch that is open; so
-        that is done once, and then one request a second says whether the log answers."""
+        """Follow the log. It is read to its end once; then one request a second says whether the log answers."""
         told, asked = False, 0.0
         while not self._stop.is_set():
             try:
@@ -136,7 +135,7 @@ class StreamTable:
         """Read these to their present end. With `_reading` held."""
         self._open()
         assert self._reader is not None
-        self._read_to({place: self._reader.bounds(place, timeout_s)[1] for place in places}, timeout_s)
+        self._read_to({place: end for place, (_, end) in self._log.bounds(places, timeout_s).items()}, timeout_s)
 
     def _read_to(self, ends: Mapping[TopicPartition, int], timeout_s: float) -> None:
         """With `_reading` held. The time begins once the ends are known."""

@@ -9,13 +9,13 @@ the same as before.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from serving.clock import NS_PER_S, Clock
 from serving.errors import RecordInvalid
 from serving.frames import DropReason, LedgerKey, Outcome
-from serving.ports_log import LogReader, LogRecord, RecordLog, TopicPartition
+from serving.ports_log import LogRecord, RecordLog, TopicPartition
 from serving.records.outcomes import OutcomeMessage, decode_outcome
 from serving.records.results import ResultMessage, decode_result
 
@@ -182,8 +182,3 @@ def joined(join: RecordedJoin, record: LogRecord, results_topic: str) -> ResultM
         return join.recorded(decode_outcome(record.key, record.value, record.headers), record.offset)
     except RecordInvalid:
         return False
-
-
-def ends(reader: LogReader, places: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
-    """(offset of the oldest record, offset of the next one) of each place. Raises LogUnavailable."""
-    return {place: reader.bounds(place) for place in places}

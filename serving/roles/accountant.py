@@ -6,7 +6,6 @@ only as far as every key before them is closed. So it may die at any point, and 
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -27,7 +26,7 @@ from serving.records import (
     encode_dead_letter,
     encode_outcome,
 )
-from serving.roles.following import pause_only
+from serving.roles.following import pause_only, standing
 from serving.roles.index import IndexWriter
 from serving.roles.ledger import balance_fields
 from serving.roles.monitor import RoleMonitor
@@ -284,24 +283,12 @@ class LogAccountant:
 
     def _restore(self, number: int, accountant: Accountant) -> None:
         place = TopicPartition(self._names.topic("outcomes"), number)
-        reader = self._log.reader({place: 0})
-        try:
-            start, end = reader.bounds(place)
-            reader.seek(place, start)
-            deadline = time.monotonic() + RESTORE_S
-            while reader.position(place) < end:
-                found = reader.poll(0.2, 5000).records
-                self.monitor.turned()  # hours of a full load take minutes
-                if found:
-                    deadline = time.monotonic() + RESTORE_S
-                elif time.monotonic() > deadline:
-                    raise LogUnavailable(f"{place.topic}/{number}: nothing could be read back for {RESTORE_S:.0f} s")
-                for record in found:
-                    with suppress(RecordInvalid):  # a stranger's: `outcomes` is the accountant's alone
-                        message = decode_outcome(record.key, record.value, record.headers)
-                        accountant.restore(OutcomeRecord(message.key, message.outcome, message.closed))
-        finally:
-            reader.close()
+        for records in standing(self._log, [place], RESTORE_S):
+            self.monitor.turned()  # hours of a full load take minutes
+            for record in records:
+                with suppress(RecordInvalid):  # a stranger's: `outcomes` is the accountant's alone
+                    message = decode_outcome(record.key, record.value, record.headers)
+                    accountant.restore(OutcomeRecord(message.key, message.outcome, message.closed))
 
     def _commit(self, numbers: Sequence[int]) -> None:
         """As far as all is closed and written; the results as far as no open key can need them."""

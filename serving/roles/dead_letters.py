@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from serving.errors import NotFound, ParameterInvalid, RecordInvalid
 from serving.ports_log import RecordLog, TopicPartition
 from serving.records import DeadLetter, Encoded, decode_dead_letter
+from serving.roles.following import standing
 from serving.roles.names import Names
 from serving.roles.sender import Sender
 
@@ -53,22 +55,14 @@ def read_letters(log: RecordLog, names: Names, reason: str = "") -> Iterator[Fou
     """Every letter that stands on the log now, oldest first; of one reason only, where that is given."""
     topic = names.topic("dead_letter")
     places = [TopicPartition(topic, n) for n in range(log.partitions(topic))]
-    reader = log.reader(dict.fromkeys(places, 0))
-    try:
-        bounds = {place: reader.bounds(place) for place in places}
-        for place, (oldest, _) in bounds.items():
-            reader.seek(place, oldest)
-        while any(reader.position(place) < end for place, (_, end) in bounds.items()):
-            for record in reader.poll(0.2).records:
-                name = f"{record.partition}-{record.offset}"
-                try:
-                    found = FoundLetter(name, decode_dead_letter(record.key, record.value, record.headers))
-                except RecordInvalid as error:
-                    found = FoundLetter(name, None, str(error))
-                if not reason or (found.letter is not None and found.letter.reason == reason):
-                    yield found
-    finally:
-        reader.close()
+    for record in chain.from_iterable(standing(log, places, most=500)):  # each may hold a whole frame
+        name = f"{record.partition}-{record.offset}"
+        try:
+            found = FoundLetter(name, decode_dead_letter(record.key, record.value, record.headers))
+        except RecordInvalid as error:
+            found = FoundLetter(name, None, str(error))
+        if not reason or (found.letter is not None and found.letter.reason == reason):
+            yield found
 
 
 def find_letters(log: RecordLog, names: Names, wanted: Sequence[str]) -> list[FoundLetter]:

@@ -23,7 +23,7 @@ from serving.metrics import Metrics
 from serving.ports_index import ResultIndex
 from serving.ports_log import RecordLog, TopicPartition
 from serving.records import ResultMessage, result_document
-from serving.records.recorded import RecordedTail, ends
+from serving.records.recorded import RecordedTail
 from serving.roles.index_rebuild import Rebuild
 from serving.roles.names import Names
 
@@ -159,11 +159,7 @@ class IndexWriter:
         part = _Part(mark=json.dumps({"taken": self._clock.monotonic_ns()}))
         before = self._index.exchange(self._name(number), str(part.mark))
         places = [TopicPartition(topic, number) for topic in (self._results, self._outcomes)]
-        reader = self._log.reader(dict.fromkeys(places, 0))
-        try:
-            bounds = ends(reader, places)
-        finally:
-            reader.close()
+        bounds = self._log.bounds(places)
         at = _position(before)
         if at is not None and all(low <= a <= high for a, (low, high) in zip(at, bounds.values(), strict=True)):
             return part, at
@@ -194,14 +190,11 @@ class IndexWriter:
 
     def _begin_again(self, number: int, part: _Part) -> None:
         places = [TopicPartition(topic, number) for topic in (self._results, self._outcomes)]
-        reader = self._log.reader(dict.fromkeys(places, 0))
         try:
-            part.rebuild = self._new_rebuild(number, ends(reader, places))
+            part.rebuild = self._new_rebuild(number, self._log.bounds(places))
         except LogError:
             part.mark = None  # the next mark finds another one, and begins again
             raise
-        finally:
-            reader.close()
 
     def _new_rebuild(self, number: int, bounds: dict[TopicPartition, tuple[int, int]]) -> Rebuild:
         self.counters["rebuilds"] += 1

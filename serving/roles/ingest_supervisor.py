@@ -53,6 +53,7 @@ class IngestSupervisor:
         self._lost: dict[TopicPartition, int | None] = {}  # taken from us; when to let its sources go, None: not yet
         self._owner: dict[str, TopicPartition] = {}
         options = GroupOptions(names.group("ingest"), Assignor.COOPERATIVE_STICKY, Start.BEGINNING, member)
+        self._log = log
         self._consumer = log.consumer([self._topic], options, self)
 
     # -- the loop ---------------------------------------------------------------------------------------------------
@@ -136,7 +137,7 @@ class IngestSupervisor:
         """Once a partition was read to its end: make the fleet what it says."""
         if part.end is None:
             try:
-                part.end = self._consumer.bounds(place)[1]
+                part.end = self._log.bounds([place])[place][1]
             except LogUnavailable:
                 return
         if self._consumer.position(place) < part.end or (part.acted and not part.news):

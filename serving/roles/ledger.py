@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from serving.align import Balance
@@ -12,6 +13,7 @@ from serving.errors import RecordInvalid
 from serving.frames import DeadReason, LedgerKey, SourceKind, Status
 from serving.ports_log import RecordLog, TopicPartition
 from serving.records import OutcomeMessage, decode_outcome
+from serving.roles.following import standing
 from serving.roles.names import Names
 from serving.roles.timelines import Timelines
 
@@ -104,26 +106,19 @@ class _Told:
 
 def _outcomes(log: RecordLog, topic: str, wanted: Callable[[LedgerKey], bool]) -> list[_Told]:
     places = [TopicPartition(topic, n) for n in range(log.partitions(topic))]
-    reader = log.reader(dict.fromkeys(places, 0))
+    cut = {place for place, (oldest, _) in log.bounds(places).items() if oldest > 0}
     found: dict[tuple[str, int, str], _Told] = {}
-    try:
-        bounds = {place: reader.bounds(place) for place in places}
-        for place, (oldest, _) in bounds.items():
-            reader.seek(place, oldest)
-        while any(reader.position(place) < end for place, (_, end) in bounds.items()):
-            for record in reader.poll(0.2, 5000).records:
-                try:
-                    message = decode_outcome(record.key, record.value, record.headers)
-                except RecordInvalid:
-                    continue  # `outcomes` is the accountant's alone; a stranger's record counts for nothing
-                key = message.key
-                if wanted(key):
-                    where = key.source_id, key.epoch, key.pipeline
-                    told = found.setdefault(where, _Told(*where))
-                    told.outcomes[key.frame_seq] = message, record.timestamp_ms
-                    told.cut = told.cut or bounds[record.place][0] > 0
-    finally:
-        reader.close()
+    for record in chain.from_iterable(standing(log, places)):
+        try:
+            message = decode_outcome(record.key, record.value, record.headers)
+        except RecordInvalid:
+            continue  # `outcomes` is the accountant's alone; a stranger's record counts for nothing
+        key = message.key
+        if wanted(key):
+            where = key.source_id, key.epoch, key.pipeline
+            told = found.setdefault(where, _Told(*where))
+            told.outcomes[key.frame_seq] = message, record.timestamp_ms
+            told.cut = told.cut or record.place in cut
     return [told for _, told in sorted(found.items())]
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 from serving.adapters.video import redacted
 from serving.errors import LogUnavailable, NotFound, RecordInvalid
 from serving.ports_log import RecordLog, TopicPartition
 from serving.records import Encoded, StreamMessage, decode_stream, encode_forgotten_stream, encode_stream
+from serving.roles.following import standing
 from serving.roles.names import Names
 from serving.roles.sender import Sender
 
@@ -29,17 +30,8 @@ class Registry:
         """Every source by name, removed ones too. Raises LogUnavailable, TopicUnknown."""
         found: dict[str, StreamMessage] = {}
         places = [TopicPartition(self._topic, n) for n in range(self._log.partitions(self._topic))]
-        reader = self._log.reader(dict.fromkeys(places, 0))
-        deadline = time.monotonic() + SECONDS
-        try:
-            ends = {place: reader.bounds(place)[1] for place in places}
-            while any(reader.position(place) < end for place, end in ends.items()):
-                if time.monotonic() > deadline:
-                    raise LogUnavailable(f"{self._topic}: its end was not reached within {SECONDS:.0f} s")
-                for record in reader.poll(0.2).records:
-                    _apply(found, record.key, record.value)
-        finally:
-            reader.close()
+        for record in chain.from_iterable(standing(self._log, places, SECONDS)):
+            _apply(found, record.key, record.value)
         return found
 
     def find(self, source_id: str) -> StreamMessage:

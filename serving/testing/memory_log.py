@@ -6,7 +6,7 @@ Faults on request: `down` (nobody answers), `delete_before` (retention), `expire
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import Condition
 
 from serving.clock import NS_PER_S, Clock, SystemClock
@@ -81,6 +81,13 @@ class MemoryLog:
         with self.changed:
             self.check_up()
             return len(self.topic(topic))
+
+    def bounds(self, places: Iterable[TopicPartition], timeout_s: float = 5.0) -> dict[TopicPartition, tuple[int, int]]:
+        """(offset of the oldest record kept, offset the next one will get). Raises TopicUnknown, LogUnavailable."""
+        with self.changed:
+            self.check_up()
+            parts = {place: self.find(place) for place in places}
+            return {place: (part.start, part.end) for place, part in parts.items()}
 
     def close(self) -> None:
         """Nothing is held."""

@@ -52,13 +52,6 @@ class MemoryReader:
         self._ours([place])
         return self._next[place]
 
-    def bounds(self, place: TopicPartition, timeout_s: float = 5.0) -> tuple[int, int]:
-        """(offset of the oldest record kept, offset the next one will get)."""
-        with self._log.changed:
-            self._log.check_up()
-            part = self._log.find(place)
-            return part.start, part.end
-
     def assignment(self) -> tuple[TopicPartition, ...]:
         """What is read, sorted."""
         return tuple(sorted(self._next))

@@ -277,8 +277,26 @@ def test_a_reader_starts_where_it_is_told_and_seeks(bench: Bench) -> None:
     assert bench.opened[0].position(place) == 1
     until(lambda: len(member.given) == 5, member)
     assert member.values[2:] == [b"1", b"2", b"3"]
-    assert bench.opened[0].bounds(place) == (0, 4)
     assert bench.opened[0].lag() == {place: 0}
+
+
+def test_bounds_of_many_partitions_come_at_once_while_they_are_read(bench: Bench) -> None:
+    """A broker answers one connection in turn, so a question behind an open fetch waits for it: here 24 of them."""
+    first, second = bench.topic(12), bench.topic(12)
+    places = [TopicPartition(topic, number) for topic in (first, second) for number in range(12)]
+    bench.write(second, [b"0", b"1", b"2"])
+    reader = bench.reader(dict.fromkeys(places, 0))
+    reader.poll(0.5)
+    bench.log.bounds(places)  # connected
+    started = time.monotonic()
+    found = bench.log.bounds(places)
+    took_s = time.monotonic() - started
+    assert list(found) == places and sum(high for _, high in found.values()) == 3
+    assert all(low == 0 for low, _ in found.values()) and took_s < 1.0, f"{took_s:.1f} s"
+    assert bench.log.bounds([]) == {}
+    for unknown in (TopicPartition("no-such-topic", 0), TopicPartition(first, 12)):
+        with pytest.raises(TopicUnknown):
+            bench.log.bounds([places[0], unknown])
 
 
 def test_a_member_that_seeks_back_gets_each_record_again_in_order(bench: Bench) -> None:
@@ -527,7 +545,7 @@ def test_records_deleted_before_they_were_read_are_a_range(bench: Bench) -> None
     until(lambda: len(second.given) == 3, second)
     assert second.values == [b"7", b"8", b"9"]
     assert second.deleted == [Lost(place, 3, 6)] and second.deleted[0].count == 4
-    assert second.consumer.bounds(place) == (7, 10)
+    assert bench.log.bounds([place]) == {place: (7, 10)}
 
 
 def test_a_reader_behind_the_deletion_is_told_under_way(bench: Bench) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as RdPartition
 
+from serving.adapters.kafka.bounds import KafkaBounds
 from serving.adapters.kafka.errors import translated
 from serving.adapters.kafka.options import KafkaOptions, joining
 from serving.adapters.kafka.owners import OwnerWatch
@@ -27,9 +28,10 @@ class KafkaConsumer(KafkaReader):
         topics: Sequence[str],
         group: GroupOptions,
         rebalance: Rebalance | None = None,
+        bounds: KafkaBounds | None = None,
     ) -> None:
         self._uncommitted: set[TopicPartition] = set()
-        super().__init__(options, {}, {**joining(options, group), "on_commit": self._on_commit})
+        super().__init__(options, {}, {**joining(options, group), "on_commit": self._on_commit}, bounds)
         self._group, self._rebalance = group, rebalance
         self._what = f"the log as {group.member or 'a member'} of group {group.group}"
         self._incremental = group.assignor is Assignor.COOPERATIVE_STICKY
@@ -124,7 +126,8 @@ class KafkaConsumer(KafkaReader):
         committed: Mapping[TopicPartition, Committed | None] = {}
         try:
             committed = self._patiently(places)
-            starts = {place: self._start(place, committed[place]) for place in places}
+            bounds = self._bounds.of(places, BROKER_SECONDS)
+            starts = {place: self._start(place, committed[place], bounds[place]) for place in places}
         except LogUnavailable:
             self._owed.update(places)
         except LockstepError as failure:
@@ -163,8 +166,7 @@ class KafkaConsumer(KafkaReader):
         except LockstepError as failure:
             self._failure = self._failure or failure
 
-    def _start(self, place: TopicPartition, committed: Committed | None) -> int:
-        bounds = self.bounds(place, BROKER_SECONDS)
+    def _start(self, place: TopicPartition, committed: Committed | None, bounds: tuple[int, int]) -> int:
         if committed is None:
             return bounds[0] if self._group.start is Start.BEGINNING else bounds[1]
         return self._from_within(place, committed.offset, bounds)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
-
+from serving.adapters.kafka.bounds import KafkaBounds
 from serving.adapters.kafka.consumer import KafkaConsumer
-from serving.adapters.kafka.errors import translated
-from serving.adapters.kafka.options import KafkaOptions, common
+from serving.adapters.kafka.options import KafkaOptions
 from serving.adapters.kafka.producer import KafkaProducer
 from serving.adapters.kafka.reader import KafkaReader
-from serving.errors import LogUnavailable, TopicUnknown
 from serving.ports_log import GroupOptions, Rebalance, TopicPartition
 
 METADATA_SECONDS = 10.0
@@ -23,7 +19,7 @@ class KafkaLog:
 
     def __init__(self, options: KafkaOptions) -> None:
         self.options = options
-        self._admin: AdminClient | None = None
+        self._bounds = KafkaBounds(options)
 
     def producer(self) -> KafkaProducer:
         """A new producer."""
@@ -33,28 +29,20 @@ class KafkaLog:
         self, topics: Sequence[str], options: GroupOptions, rebalance: Rebalance | None = None
     ) -> KafkaConsumer:
         """A new member of a group."""
-        return KafkaConsumer(self.options, topics, options, rebalance)
+        return KafkaConsumer(self.options, topics, options, rebalance, self._bounds)
 
     def reader(self, positions: Mapping[TopicPartition, int]) -> KafkaReader:
         """A reader of these partitions from these offsets."""
-        return KafkaReader(self.options, positions)
+        return KafkaReader(self.options, positions, bounds=self._bounds)
 
     def partitions(self, topic: str) -> int:
         """How many partitions a topic has. Raises TopicUnknown, LogUnavailable."""
-        if self._admin is None:
-            self._admin = AdminClient(common(self.options))
-        try:
-            found = self._admin.list_topics(topic, timeout=METADATA_SECONDS).topics[topic]
-        except KafkaException as error:
-            raise LogUnavailable(
-                f"{self.options.bootstrap}: no broker answers ({error.args[0].name()})", hint="is Kafka running?"
-            ) from error
-        if found.error is not None:
-            raise translated(found.error, f"topic {topic}")
-        if not found.partitions:
-            raise TopicUnknown(f"topic {topic}: no such topic", hint="lockstep topics apply")
-        return len(found.partitions)
+        return self._bounds.partitions(topic, METADATA_SECONDS)
+
+    def bounds(self, places: Iterable[TopicPartition], timeout_s: float = 5.0) -> dict[TopicPartition, tuple[int, int]]:
+        """(offset of the oldest record kept, offset the next one will get). Raises TopicUnknown, LogUnavailable."""
+        return self._bounds.of(places, timeout_s)
 
     def close(self) -> None:
-        """Let go of the metadata connection."""
-        self._admin = None
+        """Let go of the connection for questions."""
+        self._bounds.close()

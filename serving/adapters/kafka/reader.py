@@ -13,12 +13,13 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as RdPartition
 
+from serving.adapters.kafka.bounds import KafkaBounds
 from serving.adapters.kafka.errors import translated
 from serving.adapters.kafka.options import KafkaOptions, reading
 from serving.errors import LockstepError, LogTruncated, LogUnavailable
 from serving.ports_log import LogRecord, Lost, Polled, TopicPartition
 
-WATERMARK_SECONDS = 5.0
+BOUNDS_SECONDS = 5.0
 # Told by librdkafka while it goes on trying by itself.
 _PASSING = frozenset(
     {
@@ -45,8 +46,13 @@ class KafkaReader:
     """Meets `serving.ports_log.LogReader`."""
 
     def __init__(
-        self, options: KafkaOptions, positions: Mapping[TopicPartition, int], config: dict[str, Any] | None = None
-    ):
+        self,
+        options: KafkaOptions,
+        positions: Mapping[TopicPartition, int],
+        config: dict[str, Any] | None = None,
+        bounds: KafkaBounds | None = None,
+    ) -> None:
+        self._bounds = bounds or KafkaBounds(options)
         self._consumer = Consumer(config or reading(options))
         self._incremental, self._what = False, "the log"
         self._next: dict[TopicPartition, int] = {}
@@ -107,14 +113,6 @@ class KafkaReader:
         self._ours([place])
         return self._next[place]
 
-    def bounds(self, place: TopicPartition, timeout_s: float = WATERMARK_SECONDS) -> tuple[int, int]:
-        """(offset of the oldest record kept, offset the next one will get)."""
-        try:
-            low, high = self._consumer.get_watermark_offsets(RdPartition(*place), timeout=timeout_s)
-        except KafkaException as error:
-            raise translated(error, f"bounds of {place.topic}/{place.partition}") from error
-        return int(low), int(high)
-
     def assignment(self) -> tuple[TopicPartition, ...]:
         """What is read, sorted."""
         return tuple(sorted(self._next))
@@ -173,7 +171,7 @@ class KafkaReader:
                 continue
             del self._unknown[topic]
             try:
-                error = self._consumer.list_topics(topic, timeout=WATERMARK_SECONDS).topics[topic].error
+                error = self._consumer.list_topics(topic, timeout=BOUNDS_SECONDS).topics[topic].error
             except KafkaException:
                 self._unknown[topic] = time.monotonic()  # nobody answers: that is no news about the topic
                 continue
@@ -186,7 +184,9 @@ class KafkaReader:
         if place not in self._next:
             return
         try:
-            self._next[place] = self._from_within(place, self._next[place], self.bounds(place))
+            self._next[place] = self._from_within(
+                place, self._next[place], self._bounds.of([place], BOUNDS_SECONDS)[place]
+            )
             self._restart(place)
         except LockstepError as failure:
             self._failure = self._failure or failure

@@ -133,11 +133,7 @@ class Tail:
 
     def caught_up(self, patience_s: float = 30.0) -> None:
         """Wait until everything that stands on the topics now has been taken. Raises TimeoutError."""
-        asking = self._log.reader(dict.fromkeys(self._positions, 0))
-        try:
-            ends = {place: asking.bounds(place)[1] for place in self._positions}
-        finally:
-            asking.close()
+        ends = {place: end for place, (_, end) in self._log.bounds(self._positions).items()}
         deadline = time.monotonic() + patience_s
         while any(self._positions[place] < end for place, end in ends.items()):
             if self._failure is not None:

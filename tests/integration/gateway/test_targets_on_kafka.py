@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from serving.preprocess.jpeg import JpegCodec
 from serving.records import StreamMessage, decode_result, result_document
 from serving.records.schema import results_schema
 from serving.roles.accountant import LogAccountant
+from serving.roles.following import standing
 from serving.roles.index import IndexWriter
 from serving.roles.ingest import IngestSettings, LogIngest
 from serving.roles.jobs import WorkerSettings
@@ -108,13 +110,10 @@ def roles(system: System) -> Iterator[None]:
 def results(system: System, epoch: int) -> list[dict[str, Any]]:
     topic = NAMES.topic("results")
     places = [TopicPartition(topic, number) for number in range(PARTITIONS)]
-    reader = system.log.reader(dict.fromkeys(places, 0))
     found: list[dict[str, Any]] = []
-    while any(reader.position(place) < reader.bounds(place)[1] for place in places):
-        for record in reader.poll(0.2).records:
-            jsonschema.validate(json.loads(record.value or b""), results_schema())
-            found.append(result_document(decode_result(record.key, record.value, record.headers)))
-    reader.close()
+    for record in chain.from_iterable(standing(system.log, places)):
+        jsonschema.validate(json.loads(record.value or b""), results_schema())
+        found.append(result_document(decode_result(record.key, record.value, record.headers)))
     mine = [document for document in found if (document["source_id"], document["epoch"]) == (FOLLOWED, epoch)]
     return sorted(map(bare, mine), key=lambda document: int(document["frame_seq"]))
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from serving.free_ports import UDP, free_port
 from serving.murmur2 import partition_of
 from serving.ports_log import TopicPartition, TopicState
 from serving.records import FrameMessage, decode_frame
+from serving.roles.following import standing
 from serving.roles.names import Names
 from serving.roles.timelines import Timelines
 from serving.testing.sync_code import picture
@@ -117,16 +119,8 @@ class Ingest:
         """All records of a source, in order."""
         topic = self.names.topic("frames")
         places = [TopicPartition(topic, n) for n in range(PARTITIONS)]
-        reader = self.log.reader(dict.fromkeys(places, 0))
-        found: list[FrameMessage] = []
-        try:
-            ends = {place: reader.bounds(place)[1] for place in places}
-            while any(reader.position(place) < end for place, end in ends.items()):
-                records = reader.poll(0.2, 5000).records
-                found += [decode_frame(r.key, r.value, r.headers, 0) for r in records if r.key == source_id.encode()]
-        finally:
-            reader.close()
-        return found
+        records = chain.from_iterable(standing(self.log, places))
+        return [decode_frame(r.key, r.value, r.headers, 0) for r in records if r.key == source_id.encode()]
 
     def newest(self, source_id: str) -> tuple[int, int]:
         """(epoch, frame_seq) of the newest record; (0, -1) before the first."""

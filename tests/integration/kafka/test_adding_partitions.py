@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from uuid import uuid4
 
 import numpy as np
@@ -26,6 +27,7 @@ from serving.ports_log import TopicPartition, TopicState
 from serving.preprocess.jpeg import JpegCodec
 from serving.records import StreamMessage, decode_frame
 from serving.roles.accountant import LogAccountant
+from serving.roles.following import standing
 from serving.roles.ingest import IngestSettings, LogIngest
 from serving.roles.jobs import WorkerSettings
 from serving.roles.ledger import read_ledger
@@ -118,13 +120,10 @@ def until_over(system: System, accountant: LogAccountant, mixer: LogMixer, worke
 def partitions_of_frames(system: System) -> dict[int, set[int]]:
     """Where the frames of each epoch lie."""
     found: dict[int, set[int]] = {}
-    places = {TopicPartition(system.names.topic("frames"), n): 0 for n in range(MORE)}
-    reader = system.log.reader(places)
-    while any(reader.position(place) < reader.bounds(place)[1] for place in places):
-        for record in reader.poll(0.2).records:
-            frame = decode_frame(record.key, record.value, record.headers, 0).record
-            found.setdefault(frame.epoch, set()).add(record.partition)
-    reader.close()
+    places = [TopicPartition(system.names.topic("frames"), n) for n in range(MORE)]
+    for record in chain.from_iterable(standing(system.log, places)):
+        frame = decode_frame(record.key, record.value, record.headers, 0).record
+        found.setdefault(frame.epoch, set()).add(record.partition)
     return found
 
 

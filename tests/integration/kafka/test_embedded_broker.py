@@ -16,7 +16,7 @@ from kafka_support import new_topic
 from deploy.embedded.kafka import BrokerSettings, EmbeddedKafka
 from deploy.embedded.kafka_jars import fetch
 from serving.adapters.kafka import KafkaLog, KafkaOptions
-from serving.errors import Unavailable
+from serving.errors import LogUnavailable, Unavailable
 from serving.ports_log import Committed, Delivery, GroupOptions, NewRecord, TopicPartition
 
 pytestmark = pytest.mark.needs("kafka")
@@ -45,6 +45,31 @@ def test_f2_records_positions_and_clients_survive_a_kill(tmp_path: Path) -> None
         assert values == [b"before", b"during"]
         assert consumer.committed([place]) == {place: Committed(1, "mark")}
         consumer.close()
+
+
+@pytest.mark.faults
+def test_f2_bounds_are_told_by_a_broker_or_not_at_all(tmp_path: Path) -> None:
+    """librdkafka gives -1001, not an error, for what no broker answered in time."""
+    with EmbeddedKafka(BrokerSettings(tmp_path / "kafka")) as broker:
+        options = KafkaOptions(broker.bootstrap)
+        places = [TopicPartition(new_topic(options, 3), number) for number in range(3)]
+        log = KafkaLog(options)
+        known = log.bounds(places)
+        assert known == dict.fromkeys(places, (0, 0))
+        for silence, end in ((broker.pause, broker.resume), (broker.kill, broker.start)):
+            silence()
+            with pytest.raises(LogUnavailable):
+                log.bounds(places, 1.0)
+            end()
+            deadline = time.monotonic() + 30
+            while True:
+                try:
+                    assert log.bounds(places) == known
+                    break
+                except LogUnavailable:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.1)
+        log.close()
 
 
 def _read(consumer: object, values: list[bytes | None], count: int) -> None:

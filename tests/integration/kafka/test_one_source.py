@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from serving.records import (
     result_document,
 )
 from serving.roles.accountant import LogAccountant
+from serving.roles.following import standing
 from serving.roles.ingest import IngestSettings, LogIngest
 from serving.roles.mixer import LogMixer, NewMixRole, Owner
 from serving.roles.names import Names
@@ -189,12 +191,7 @@ def running(log: RecordLog, names: Names, infer: Any = level_model) -> Iterator[
 
 def everything(log: RecordLog, topic: str) -> list[Any]:
     places = [TopicPartition(topic, n) for n in range(log.partitions(topic))]
-    reader = log.reader(dict.fromkeys(places, 0))
-    found: list[Any] = []
-    while any(reader.position(place) < reader.bounds(place)[1] for place in places):
-        found += reader.poll(0.2).records
-    reader.close()
-    return found
+    return list(chain.from_iterable(standing(log, places)))
 
 
 def test_one_source_is_analysed_shown_and_accounted(system: tuple[RecordLog, Names], tmp_path: Path) -> None:

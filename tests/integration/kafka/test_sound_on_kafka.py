@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -30,6 +31,7 @@ from serving.ports_log import RecordLog, TopicPartition, TopicState
 from serving.preprocess.jpeg import JpegCodec
 from serving.records import StreamMessage, decode_result, result_document
 from serving.roles.accountant import LogAccountant
+from serving.roles.following import standing
 from serving.roles.ingest import IngestSettings, LogIngest
 from serving.roles.jobs import WorkerSettings
 from serving.roles.mixer import LogMixer
@@ -123,13 +125,10 @@ def through_the_log(
 
 def results_of(log: RecordLog, names: Names, source_id: str) -> list[dict[str, Any]]:
     places = [TopicPartition(names.topic("results"), n) for n in range(2)]
-    reader = log.reader(dict.fromkeys(places, 0))
     found: list[dict[str, Any]] = []
-    while any(reader.position(place) < reader.bounds(place)[1] for place in places):
-        for record in reader.poll(0.2).records:
-            if record.key == source_id.encode():
-                found.append(result_document(decode_result(record.key, record.value, record.headers)))
-    reader.close()
+    for record in chain.from_iterable(standing(log, places)):
+        if record.key == source_id.encode():
+            found.append(result_document(decode_result(record.key, record.value, record.headers)))
     return sorted(found, key=lambda document: document["frame_seq"])
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from serving.ports_log import LogRecord, TopicPartition, TopicState
 from serving.preprocess.jpeg import JpegCodec
 from serving.records import Encoded, StreamMessage
 from serving.roles.accountant import LogAccountant
+from serving.roles.following import standing
 from serving.roles.ingest import IngestSettings, LogIngest
 from serving.roles.ledger import LedgerRow, read_ledger
 from serving.roles.names import Names
@@ -63,14 +65,7 @@ class Ours:
     def read(self, topic: str) -> list[LogRecord]:
         """All that stands there now."""
         places = [TopicPartition(self.names.topic(topic), n) for n in range(TOPICS[topic])]
-        reader, found = self.log.reader(dict.fromkeys(places, 0)), list[LogRecord]()
-        try:
-            ends = {place: reader.bounds(place)[1] for place in places}
-            while any(reader.position(place) < end for place, end in ends.items()):
-                found += reader.poll(0.2).records
-        finally:
-            reader.close()
-        return found
+        return list(chain.from_iterable(standing(self.log, places)))
 
     def balanced(self, source_id: str, patience_s: float = 60.0) -> LedgerRow:
         """The ledger of a source, once it balances."""

@@ -68,7 +68,6 @@ def test_what_cannot_be_replayed_is_named_and_nothing_is_written(log: MemoryLog)
     for number, what in ((1, "only 65536 of its"), (2, "got one of t.outcomes"), (3, "no partition 7"), (4, "is no")):
         with pytest.raises(ParameterInvalid, match=what):
             replay(log, NAMES, [letters[0], letters[number]])
-    reader = log.reader({PLACE: 0})
-    assert reader.bounds(PLACE) == (0, 0), "refused as a whole"
+    assert log.bounds([PLACE]) == {PLACE: (0, 0)}, "refused as a whole"
     with pytest.raises(NotFound, match="0-9"):
         find_letters(log, NAMES, ["0-0", "0-9"])

@@ -102,13 +102,13 @@ def test_a_position_out_of_range_is_looked_up_until_somebody_answers(monkeypatch
     reader = KafkaReader(KafkaOptions("127.0.0.1:9"), {place: 5})
     answers: list[Any] = [LogUnavailable("no broker"), LogUnavailable("no broker"), (7, 9)]
 
-    def bounds(asked: TopicPartition, timeout_s: float = 5.0) -> tuple[int, int]:
+    def bounds(asked: list[TopicPartition], timeout_s: float) -> dict[TopicPartition, tuple[int, int]]:
         answer = answers.pop(0)
         if isinstance(answer, LogUnavailable):
             raise answer
-        return answer  # type: ignore[no-any-return]
+        return {place: answer}
 
-    monkeypatch.setattr(reader, "bounds", bounds)
+    monkeypatch.setattr(reader._bounds, "of", bounds)
     reader._take_error(KafkaError(KafkaError._AUTO_OFFSET_RESET), place)
     with pytest.raises(LogUnavailable):
         reader.poll(0.0)

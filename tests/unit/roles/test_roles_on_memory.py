@@ -214,22 +214,22 @@ def test_f2_a_record_whose_claim_cannot_be_looked_up_is_kept_until_it_can(
 ) -> None:
     claim(log)
     write_frames(log, range(2))
-    bounds, poll, refused = MemoryReader.bounds, MemoryReader.poll, list[str]()
+    bounds, poll, refused = log.bounds, MemoryReader.poll, list[str]()
 
     def is_away(topic: str) -> bool:
         return topic == NAMES.topic("timelines") and len(refused) < 3
 
-    def no_bounds(reader: MemoryReader, place: TopicPartition, timeout_s: float = 1.0) -> tuple[int, int]:
-        if is_away(place.topic):
-            refused.append(place.topic)
+    def no_bounds(places: list[TopicPartition], timeout_s: float = 1.0) -> dict[TopicPartition, tuple[int, int]]:
+        if is_away(places[0].topic):
+            refused.append(places[0].topic)
             raise LogUnavailable("no broker answers")
-        return bounds(reader, place)
+        return bounds(places)
 
     def no_records(reader: MemoryReader, timeout_s: float, most: int = 500) -> Polled:
         read = reader.assignment()
         return Polled((), ()) if read and is_away(read[0].topic) else poll(reader, timeout_s, most)
 
-    monkeypatch.setattr(MemoryReader, "bounds", no_bounds)
+    monkeypatch.setattr(log, "bounds", no_bounds)
     monkeypatch.setattr(MemoryReader, "poll", no_records)
     worker = worked(log, lambda w: len(records(log, "results", decode_result)) == 2)
     assert len(refused) == 3, "it was away three times"
