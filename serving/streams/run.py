@@ -14,6 +14,7 @@ from functools import partial
 
 from serving.align import FairQueue
 from serving.clock import NS_PER_S, Clock, SystemClock
+from serving.errors import EngineFailed, ParameterInvalid
 from serving.frames import DeadReason, DropReason, Frame, Outcome, PictureCodec, Posting
 from serving.streams.ingest import ReconnectRules
 from serving.streams.mix_role import Observer
@@ -110,16 +111,11 @@ class Hub:
 
     def drop(self, frame: Frame, reason: DropReason) -> None:
         """A frame that waited for inference had to go. Called with `changed` held."""
-        self._deliver(
-            frame, [Posting(frame.ledger_key(p), frame.pts_ns, Outcome.dropped(reason)) for p in frame.pipelines]
-        )
+        self._deliver(frame, _all(frame, Outcome.dropped(reason)))
 
     def given_up(self, frame: Frame) -> list[Posting]:
         """Outcomes of a frame that came while the run was ending."""
-        if not frame.analyse:
-            return []
-        outcome = Outcome.dropped(DropReason.OVERLOAD)
-        return [Posting(frame.ledger_key(p), frame.pts_ns, outcome) for p in frame.pipelines]
+        return _all(frame, Outcome.dropped(DropReason.OVERLOAD)) if frame.analyse else []
 
     def beat(self, source: SourceRun) -> None:
         """Called by a mix thread after every step: once a second its keys are closed by time."""
@@ -146,7 +142,7 @@ class Hub:
             if frame is None:
                 continue
             try:
-                postings = lane.worker.analyse(frame)
+                postings = self._analysed(lane.worker, frame)
             except BaseException:
                 self._end_worker(lane, frame, Outcome.dropped(DropReason.MODEL_UNAVAILABLE))
                 raise
@@ -155,6 +151,21 @@ class Hub:
                     return
                 lane.busy = None
                 self._deliver(frame, postings)
+
+    def _analysed(self, worker: Worker, frame: Frame) -> list[Posting]:
+        """A picture that does not decode costs itself; settings or a tracker that fail on it end its source alone."""
+        found: list[Posting] | ParameterInvalid | ValueError | EngineFailed
+        try:
+            (found,) = worker.analyse_many([frame])
+        except (ValueError, OSError) as error:
+            where = f"{frame.source_id}: epoch {frame.epoch}, frame {frame.frame_seq}"
+            found = EngineFailed(f"{where}: {type(error).__name__}: {error}")
+        if isinstance(found, list):
+            return found
+        if isinstance(found, ValueError):
+            return _all(frame, Outcome.dropped(DropReason.DECODE_ERROR))
+        self.sources[frame.source_id].refuse(found)
+        return _all(frame, Outcome.dead_letter(DeadReason.RETRY_EXHAUSTED))
 
     def watch(self) -> None:
         """Called now and then: a call that hangs ends the worker, not the run."""
@@ -177,7 +188,7 @@ class Hub:
         with self.changed:
             lane.generation += 1
             lane.busy = None
-            self._deliver(frame, [Posting(frame.ledger_key(p), frame.pts_ns, outcome) for p in frame.pipelines])
+            self._deliver(frame, _all(frame, outcome))
 
     def _deliver(self, frame: Frame, postings: list[Posting]) -> None:
         source = self.sources[frame.source_id]
@@ -226,7 +237,8 @@ def run(
     more_workers: the same pipelines with engines of their own, for each worker beside the first; the sources are dealt
     out to the workers in turn.
 
-    What became of a source that cannot be read, or of an output that cannot be written, is in the summary.
+    What became of a source that cannot be read or analysed, or of an output that cannot be written, is in the summary.
+    Raises ParameterInvalid where what was set suits no picture of any source.
     """
     hub = Hub(jobs, [pipelines, *more_workers], settings or RunSettings(), clock or SystemClock(), transport, observer)
     started_ns = hub.clock.monotonic_ns()
@@ -247,10 +259,17 @@ def run(
         raise hub.failure
     seconds = (hub.clock.monotonic_ns() - started_ns) / NS_PER_S
     summaries = tuple(source.summary() for source in hub.sources.values())
+    unfit = [s.refused for s in hub.sources.values() if isinstance(s.refused, ParameterInvalid)]
+    if len(unfit) == len(summaries) and not any(b.results for s in summaries for b in s.balances.values()):
+        raise unfit[0]
     if observer is not None:
         observer.totals(summaries)
     failures = {name: text for lane in hub.lanes for name, text in lane.worker.failures.items()}
     return RunSummary(summaries, seconds, stopped, failures)
+
+
+def _all(frame: Frame, outcome: Outcome) -> list[Posting]:
+    return [Posting(frame.ledger_key(name), frame.pts_ns, outcome) for name in frame.pipelines]
 
 
 def _threads(hub: Hub) -> list[threading.Thread]:

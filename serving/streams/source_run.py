@@ -28,6 +28,7 @@ from serving.align import (
     presentation_delay_ns,
 )
 from serving.clock import Clock
+from serving.errors import LockstepError
 from serving.frames import DropReason, Frame, FrameRecord, Posting, StreamInfo
 from serving.media import OutputSummary, VideoSource
 from serving.streams.drawing import Draw
@@ -106,7 +107,7 @@ class HubPort(Protocol):
 
 
 class SourceRun:
-    """Threads call `ingest` and `mix`; the hub calls `deliver`."""
+    """Threads call `ingest` and `mix`; the hub calls `refuse`. refused: why its pictures cannot be analysed."""
 
     def __init__(self, job: SourceJob, hub: HubPort) -> None:
         self.job, self.hub = job, hub
@@ -125,10 +126,16 @@ class SourceRun:
         self.read_to_end = False
         self.done = False
         self.unshown = 0
+        self.refused: LockstepError | None = None
         self.guard = OutputGuard()
         self._events_failed = False
         self.outputs: list[OutputSummary] = []
         self._mixing = Lock()  # a progress report must not read what a step is changing
+
+    def refuse(self, error: LockstepError) -> None:
+        """Read no further: what comes cannot be analysed. What was read is accounted."""
+        self.refused = self.refused or error
+        self.stage.stop()
 
     # -- the ingest thread ------------------------------------------------------------------------------------------
 
@@ -298,7 +305,7 @@ class SourceRun:
 
     def _summary(self) -> SourceSummary:
         role, info, stage = self.role, self.stage.info, self.stage
-        error = stage.error or self.guard.error
+        error = stage.error or self.refused or self.guard.error
         accountant = role.accountant if role else Accountant()
         counters = role.counters if role else None
         spans = [ns / 1e6 for ns in counters.latency_ns] if counters and counters.latency_ns else [0.0]

@@ -19,6 +19,7 @@ from serving.types import PixelArray
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 DEFAULT_FPS = Fraction(25)
+_NO_PICTURE = (OSError, ValueError, StopIteration, IndexError, av.FFmpegError)
 
 
 class ImageFolderReader:
@@ -95,9 +96,17 @@ def _decode(path: Path) -> Any:
 def _size_of(path: Path) -> tuple[tuple[int, int] | None, str]:
     try:
         return size_of(_decode(path)), ""
-    except (OSError, ValueError, StopIteration, IndexError, av.FFmpegError) as error:
-        return None, getattr(error, "strerror", None) or type(error).__name__
+    except _NO_PICTURE as error:
+        return None, _reason(error)
 
 
 def _load(path: Path) -> PixelArray:
-    return RgbConverter()(_decode(path))
+    """ValueError where the file went or changed since its size was read: one more picture that does not decode."""
+    try:
+        return RgbConverter()(_decode(path))
+    except _NO_PICTURE as error:
+        raise ValueError(f"{path.name}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or type(error).__name__

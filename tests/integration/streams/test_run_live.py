@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from stream_helpers import box_of, level_model, pipeline, run_one  # type: ignore[import-not-found]
 
 from serving.errors import ServingError, SourceInvalid, SourceStalled, SourceUnreachable
-from serving.frames import Origin, StreamInfo
+from serving.frames import Origin, Picture, SourceKind, StreamInfo
+from serving.media import MediaEvent, PictureSeen
+from serving.streams.drawing import Drawing
 from serving.streams.ingest import ReconnectRules
-from serving.streams.run import RunSettings
-from serving.testing.list_source import Connection, ListReader, ListSource, steady
+from serving.streams.run import RunSettings, run
+from serving.streams.source_run import SourceJob
+from serving.streams.worker import Region
+from serving.testing.list_source import Connection, ListReader, ListSource, grey, steady
 from serving.tracking.bytetrack import ByteTrack
-from serving.types import InferRequest, InferResponse, PixelArray
+from serving.types import Detections, InferRequest, InferResponse, PixelArray
 
 QUICK = RunSettings(rules=ReconnectRules(first_s=0.02, most_s=0.05, lease_s=0.4))
 
@@ -108,15 +113,64 @@ def test_a_thousand_pictures_a_second_are_shed_at_ingest() -> None:
 
 
 def test_one_silent_source_costs_the_others_nothing() -> None:
-    from serving.streams.drawing import Drawing
-    from serving.streams.run import run
-    from serving.streams.source_run import SourceJob
-
     good = ListSource("good", [Connection(steady(40, level=lambda n: 3 * n))], pace_s=1 / 30)
     bad = ListSource("bad", [Connection(end=SourceStalled("silent"), silent_s=0.3)] * 20)
     jobs = [SourceJob(source, Drawing({}), lambda stream: []) for source in (bad, good)]
     silent, healthy = run(jobs, [pipeline()], QUICK).sources
     assert healthy.ok and healthy.balances["level"].results >= 39 and silent.error_code == "source_stalled"
+
+
+class Fussy:
+    """A tracker that fails on every picture."""
+
+    def update(self, detections: Detections, pts_ns: int) -> Detections:
+        raise ValueError("cost matrix is infeasible")
+
+
+SMALLER = [(3000 * n, grey(9, 32, 24)) for n in range(10, 20)]
+
+
+@pytest.mark.parametrize(
+    ("region", "pictures", "results", "code", "words"),
+    [
+        (Region(mask=np.ones((48, 64), np.bool_)), [*steady(10), *SMALLER], 10, "parameter_invalid", "expected 32x24"),
+        (Region(new_tracker=Fussy), steady(20), 0, "engine_failed", "gate: epoch 1, frame 0: ValueError: cost matrix"),
+    ],
+    ids=["a_mask_of_the_size_before", "a_tracker_that_raises"],
+)
+def test_what_does_not_suit_one_source_costs_the_others_nothing(
+    region: Region, pictures: list[tuple[int, PixelArray]], results: int, code: str, words: str
+) -> None:
+    gate = ListSource("gate", [Connection(pictures)], SourceKind.FILE)
+    yard = ListSource("yard", [Connection(steady(40))], SourceKind.FILE)
+    jobs = [SourceJob(gate, Drawing({}), lambda stream: [], region=region)]
+    jobs.append(SourceJob(yard, Drawing({}), lambda stream: []))
+    summary = run(jobs, [pipeline()])
+    bad, good = summary.sources
+    assert good.ok and good.balances["level"].results == 40 and not summary.ok
+    assert bad.error_code == code and words in bad.error and bad.balanced
+    assert bad.balances["level"].results == results and [r for r, _ in bad.balances["level"].reasons] == [
+        "retry_exhausted"
+    ]
+
+
+def test_a_picture_that_does_not_decode_costs_itself() -> None:
+    class Torn(ListSource):
+        def connect(self) -> ListReader:
+            return TornReader(self, self.connections[0])
+
+    class TornReader(ListReader):
+        def events(self) -> Iterator[MediaEvent]:
+            for event in super().events():
+                torn = isinstance(event, PictureSeen) and event.tag == 3
+                yield replace(event, picture=Picture(load=refuse)) if torn else event
+
+    def refuse() -> PixelArray:
+        raise ValueError("img3.png: No such file or directory")
+
+    ran = run_one(Torn("folder", [Connection(steady(10))], SourceKind.FILE))
+    assert ran.summary.ok and dict(ran.source.balances["level"].reasons) == {"decode_error": 1}
+    assert ran.source.balances["level"].results == 9
 
 
 def test_a_live_source_in_segments_is_shown_two_target_durations_behind() -> None:
