@@ -38,7 +38,12 @@ class ResultLines:
         self._failed = False
         self._source_id, self._pipelines, self._file = source_id, pipelines, file
         self._places: dict[tuple[int, int], _Place] = {}
-        self.size: tuple[int, int] | None = None
+        self._sizes: dict[int, tuple[int, int]] = {}  # by epoch
+
+    def sized(self, epoch: int, width: int, height: int) -> None:
+        """How large the pictures of an epoch are; told before its first frame. Sound has no size."""
+        if self._file is not None:
+            self._sizes[epoch] = width, height
 
     def frame(self, record: FrameRecord) -> None:
         """A record of `frames` was accepted."""
@@ -62,6 +67,7 @@ class ResultLines:
         self._failed = True
         self._file.write(json.dumps(self._line(record), separators=(",", ":"), allow_nan=False) + "\n")
         self._failed = False
+        self._sizes.pop(record.key.epoch - 1, None)  # keys close epoch by epoch
         pipelines = list(self._pipelines)
         if record.key.pipeline == pipelines[-1]:
             self._places.pop((record.key.epoch, record.key.frame_seq), None)
@@ -80,8 +86,8 @@ class ResultLines:
         line |= {"model": pipeline.name, "model_version": str(pipeline.model_version), "task": pipeline.task}
         line |= {"certificate_id": pipeline.certificate_id}
         if outcome.result is not None:
-            if self.size is not None:
-                line["image"] = {"width": self.size[0], "height": self.size[1]}
+            if (size := self._sizes.get(key.epoch)) is not None:
+                line["image"] = {"width": size[0], "height": size[1]}
             line |= pipeline.document(outcome.result.result)
             line["timings_ms"] = {name: round(ms, 3) for name, ms in outcome.result.timings_ms}
         return line

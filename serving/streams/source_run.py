@@ -126,6 +126,7 @@ class SourceRun:
         self.read_to_end = False
         self.done = False
         self.unshown = 0
+        self._sized = 0  # the newest epoch whose size was told
         self.refused: LockstepError | None = None
         self.guard = OutputGuard()
         self._events_failed = False
@@ -146,6 +147,7 @@ class SourceRun:
                 if self.role is None and self.stage.info is not None:
                     self._begin(self.stage.info)
                 for record in records:
+                    self._tell_size(record)
                     self._emit(record)
         finally:
             with self.hub.changed:
@@ -169,7 +171,6 @@ class SourceRun:
         )
         rule = CloseRule(delay_ns, settings.lateness_ns, live)
         lines = ResultLines(self.source_id, self.pipelines, self.job.results)
-        lines.size = None if self.job.heard else (info.width, info.height)
         age = max_age_ns(delay_ns, self.job.mixed)
         role = MixRole(
             Mixer(self.source_id, mixing),
@@ -188,6 +189,13 @@ class SourceRun:
             self.queue.source(self.source_id, SheddingRules(age, settings.max_fps, live))
             self.role = role
             self.hub.changed.notify_all()
+
+    def _tell_size(self, record: FrameRecord) -> None:
+        """A change of size opens an epoch, so the present size is that of the newest epoch."""
+        role, info = self.role, self.stage.info
+        if role is not None and info is not None and not self.job.heard and record.epoch > self._sized:
+            self._sized = record.epoch
+            role.lines.sized(record.epoch, info.width, info.height)
 
     def _emit(self, record: FrameRecord) -> None:
         hub = self.hub

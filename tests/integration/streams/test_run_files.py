@@ -244,6 +244,8 @@ def test_a_change_of_size_is_an_epoch(clip: Make, tmp_path: Path) -> None:
     ran = run_one(first, [pipeline(new_tracker=lambda: ByteTrack())], output=tmp_path / "o.mp4")
     assert ran.source.epochs == 2 and ran.source.balances["level"].results == 80
     assert [line["epoch"] for line in ran.lines] == [1] * 40 + [2] * 40
+    sizes = [(96, 64)] * 40 + [(128, 96)] * 40
+    assert [(line["image"]["width"], line["image"]["height"]) for line in ran.lines] == sizes
     stamps = source_seconds(tmp_path / "o.mp4")
     assert len(stamps) == 80 and stamps == sorted(set(stamps))
 

@@ -47,7 +47,7 @@ def test_the_lines_of_a_run_suit_the_schema() -> None:
     pipeline = Pipeline("person", 3, "detection", lambda r: [], lambda r: TASK.to_document(r, ("a", "b")))
     file = StringIO()
     lines = ResultLines("gate", {"person": pipeline}, file)
-    lines.size = (640, 480)
+    lines.sized(2, 640, 480)
     lines.frame(Frame("gate", 2, 7, 40_000_000, 3600, message.times.time_base, ("person",), 0, Picture(encoded=b"x")))
     lines.outcomes([OutcomeRecord(message.posting.key, message.posting.outcome, closed=True)])
     dropped = Outcome.dropped(DropReason.NO_PTS)
