@@ -63,7 +63,8 @@ class ImageFolderReader:
             if found != size:
                 size = found
                 yield StreamOpened(self._info(size))
-                yield from waiting
+                waiting, told = [], waiting
+                yield from told
             yield seen
             picture = Picture(load=lambda path=path: _load(path))  # type: ignore[misc]
             yield PictureSeen(number, number, arrival, picture)

@@ -206,6 +206,23 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
     assert [e for e in events if isinstance(e, DecoderRefused)] and events[-1] == StreamEnded(None)
 
 
+def test_a_broken_picture_before_the_first_size_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "img0.png").write_bytes(b"not a picture")
+    for number, (width, height) in enumerate([(60, 40), (30, 20), (60, 40)], start=1):
+        cv2.imwrite(str(tmp_path / f"img{number}.png"), np.full((height, width, 3), 20, np.uint8))
+    assert [e.tag for e in read(tmp_path) if isinstance(e, PacketSeen)] == [0, 1, 2, 3]
+    kinds = [(type(r), r.epoch) for r in _records(tmp_path)]
+    assert kinds == [(DroppedRun, 1), (Frame, 1), (Frame, 2), (Frame, 3)]
+
+
+def test_a_picture_of_a_folder_that_went_since_does_not_decode(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "img1.png"), np.full((40, 60, 3), 20, np.uint8))
+    (seen,) = [e for e in read(tmp_path) if isinstance(e, PictureSeen)]
+    (tmp_path / "img1.png").unlink()
+    with pytest.raises(ValueError, match=r"img1\.png: No such file"):
+        seen.picture.rgb()
+
+
 @pytest.mark.parametrize(
     ("name", "data", "error"),
     [
