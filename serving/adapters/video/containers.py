@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 NO_PTS_FORMATS = frozenset({"avi", "h264", "hevc", "m4v", "mjpeg", "mpegvideo"})
 HIDDEN_FRAME_CODECS = frozenset({"vp9", "av1", "libdav1d", "libvpx-vp9"})
+_VP8 = frozenset({"vp8", "libvpx"})
 _MPEG = {"mpeg1video": (0xB3,), "mpeg2video": (0xB3,), "mpeg4": tuple(range(0x20, 0x30))}  # start codes
 _SPS_TYPES = {"h264": (7,), "hevc": (32, 33), **_MPEG}
 _SIZE_BYTES = {"mpeg1video": 4, "mpeg2video": 4}  # of a sequence header, whose matrices may change with each one
@@ -45,6 +46,14 @@ def parameter_sets(codec: str, packet: bytes, nal_length_size: int) -> bytes:
     units = _by_length(head, nal_length_size) if nal_length_size else _by_start_code(head)
     kept = _SIZE_BYTES.get(codec)
     return b"".join(unit[:kept] for unit in units if unit and _unit_type(codec, unit[0]) in wanted)
+
+
+def shows_nothing(codec: str, packet: bytes | memoryview) -> bool:
+    """A VP8 packet that only later ones refer to (an alternate reference), by its own word: no picture is to come.
+
+    The frame tag (RFC 6386, section 9.1): bit 0 is set in all but keyframes, bit 4 in what is shown.
+    """
+    return codec in _VP8 and packet[0] & 0x11 == 0x01
 
 
 def nal_length_size(codec: str, extradata: bytes | None) -> int:

@@ -148,7 +148,9 @@ class AvReader:
             self._codec.flush_buffers()
             self._waiting = []
         keyframe = packet.is_keyframe or self._intra_only()
-        seen = PacketSeen(tag.index, tag.raw_pts, keyframe, packet.is_discard, packet.dts)
+        seen = [PacketSeen(tag.index, tag.raw_pts, keyframe, packet.is_discard, packet.dts)]
+        if containers.shows_nothing(self._codec.name, memoryview(packet)):
+            seen = []  # not told: nobody is to wait for its picture
         packet.opaque = tag
         refused = ""
         pictures: list[Any] = []
@@ -160,13 +162,13 @@ class AvReader:
         if refused:
             yield DecoderRefused(refused)
 
-    def _ordered(self, seen: PacketSeen, pictures: list[Any], capture_ns: int | None) -> Iterator[MediaEvent]:
+    def _ordered(self, seen: list[PacketSeen], pictures: list[Any], capture_ns: int | None) -> Iterator[MediaEvent]:
         if self._waiting is not None:
-            self._waiting.append(seen)
+            self._waiting += seen
             if len(self._waiting) > self._options.max_packets:
                 raise SourceInvalid(f"{self._shown}: no picture in {len(self._waiting)} packets")
         else:
-            yield seen
+            yield from seen
         for picture in pictures:
             yield from self._out(picture, capture_ns)
 

@@ -10,11 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from video_helpers import TB90, raw_pts, read, write_two_sizes  # type: ignore[import-not-found]
+from video_helpers import TB90, ledger_of, raw_pts, read, write_two_sizes  # type: ignore[import-not-found]
 
 from serving.adapters.video import clips
 from serving.adapters.video.clips import ClipSpec
-from serving.align import LocalClaims, PacketIn, PictureIn, SourceTimeline
 from serving.errors import SourceError, SourceInvalid, SourceNotFound, SourceRefused
 from serving.frames import DroppedRun, DropReason, Frame, PtsSource, SourceKind
 from serving.media import DecoderRefused, MediaEvent, PacketSeen, PictureSeen, StreamEnded, StreamOpened
@@ -100,7 +99,7 @@ def test_a_wrap_is_seen_raw(clip: Make) -> None:
     path = clip("w.ts", [start + s for s in STEADY], ClipSpec("mpegts", TB90))
     pts = raw_pts(read(path))
     assert max(pts) > (1 << 33) - 3000 * 3 and min(pts) < 3000 * 40, "the reader must see the step"
-    frames = [r for r in _records(path) if isinstance(r, Frame)]
+    frames = [r for r in ledger_of(path) if isinstance(r, Frame)]
     assert [f.pts_ns for f in frames] == [_ns(s) for s in STEADY]
 
 
@@ -108,7 +107,7 @@ def test_a_missing_pts_is_absent_and_not_filled_from_dts(clip: Make) -> None:
     path = clip("m.ts", STEADY, ClipSpec("mpegts", TB90))
     path.write_bytes(restamp(path.read_bytes(), lambda n, s: Stamps(None, None) if n in (10, 11, 20) else s))
     assert raw_pts(read(path)).count(None) == 3
-    drops = [r for r in _records(path) if isinstance(r, DroppedRun)]
+    drops = [r for r in ledger_of(path) if isinstance(r, DroppedRun)]
     assert [r.reason for r in drops] == [DropReason.NO_PTS] * 3
 
 
@@ -116,7 +115,7 @@ def test_lost_packets_are_decode_errors_in_a_ledger_without_holes(clip: Make) ->
     path = clip("l.ts", STEADY, ClipSpec("mpegts", TB90, clips.X264_NO_B))
     path.write_bytes(_damaged(path.read_bytes(), 20))
     events = read(path)
-    records = _records(path)
+    records = ledger_of(path)
     packets = sum(isinstance(e, PacketSeen) for e in events)
     frames = sum(isinstance(r, Frame) for r in records)
     lost = [r for r in records if isinstance(r, DroppedRun)]
@@ -129,7 +128,7 @@ def test_lost_packets_are_decode_errors_in_a_ledger_without_holes(clip: Make) ->
 def test_pictures_that_never_arrived_leave_the_others_in_place(clip: Make) -> None:
     path = clip("d.ts", STEADY, ClipSpec("mpegts", TB90))
     path.write_bytes(without_pictures(path.read_bytes(), frozenset({7, 8, 22})))
-    frames = [r for r in _records(path) if isinstance(r, Frame)]
+    frames = [r for r in ledger_of(path) if isinstance(r, Frame)]
     assert {f.raw_pts for f in frames} <= set(raw_pts(read(path)))
     assert len(frames) >= 30 and [f.pts_ns for f in frames] == sorted(f.pts_ns for f in frames)
 
@@ -142,7 +141,7 @@ def test_an_edit_list_hides_pictures_and_loses_none(clip: Make, tmp_path: Path) 
     events = read(path)
     assert any(e.discard for e in events if isinstance(e, PacketSeen))
     assert seconds(events) == ffprobe_seconds(path)
-    records = _records(path)
+    records = ledger_of(path)
     assert all(isinstance(r, Frame) for r in records) and len(records) == len(ffprobe_seconds(path))
 
 
@@ -153,7 +152,7 @@ def test_a_change_of_size_opens_the_stream_anew(clip: Make) -> None:
     events = read(first)
     sizes = [(e.info.width, e.info.height) for e in events if isinstance(e, StreamOpened)]
     assert sizes == [(96, 64), (128, 96)]
-    records = _records(first)
+    records = ledger_of(first)
     assert [r.epoch for r in records if isinstance(r, Frame)] == [1] * 40 + [2] * 40
     assert not any(isinstance(r, DroppedRun) for r in records)
 
@@ -178,7 +177,7 @@ def test_a_change_of_size_loses_no_picture_of_another_codec(
     """Without a second keyframe: where only the pictures show their size, the decoder holds packets of it by then."""
     path = tmp_path / f"two.{container}"
     write_two_sizes(path, encoder, time_base, step, **options)
-    events, records = read(path), _records(path)
+    events, records = read(path), ledger_of(path)
     assert [event.info.width for event in events if isinstance(event, StreamOpened)] == [96, 128]
     assert sum(isinstance(event, PacketSeen) for event in events) == 80
     assert [(type(r), r.epoch) for r in records] == [(Frame, 1)] * 40 + [(Frame, 2)] * 40
@@ -211,7 +210,7 @@ def test_a_broken_picture_before_the_first_size_is_told_once(tmp_path: Path) -> 
     for number, (width, height) in enumerate([(60, 40), (30, 20), (60, 40)], start=1):
         cv2.imwrite(str(tmp_path / f"img{number}.png"), np.full((height, width, 3), 20, np.uint8))
     assert [e.tag for e in read(tmp_path) if isinstance(e, PacketSeen)] == [0, 1, 2, 3]
-    kinds = [(type(r), r.epoch) for r in _records(tmp_path)]
+    kinds = [(type(r), r.epoch) for r in ledger_of(tmp_path)]
     assert kinds == [(DroppedRun, 1), (Frame, 1), (Frame, 2), (Frame, 3)]
 
 
@@ -309,24 +308,6 @@ def _error_of(path: Path | str) -> SourceError | None:
     except SourceError as error:
         return error
     return last.error if isinstance(last, StreamEnded) else None
-
-
-def _records(path: Path) -> list[Frame | DroppedRun]:
-    """The path through ingest's timeline, as the stage does it."""
-    timeline = SourceTimeline("s", "i", ("p",), LocalClaims())
-    out: list[Frame | DroppedRun] = []
-    for event in read(path):
-        if isinstance(event, StreamOpened):
-            out += timeline.open(event.info, 0, event.first_tag)
-        elif isinstance(event, PacketSeen):
-            out += timeline.packet(PacketIn(event.tag, event.raw_pts, event.keyframe, event.discard), 0)
-        elif isinstance(event, PictureSeen):
-            out += timeline.picture(PictureIn(event.raw_pts, 0, event.picture, event.tag, event.corrupt), 0)
-        elif isinstance(event, DecoderRefused):
-            out += timeline.decoder_error(0)
-        else:
-            out += timeline.close(0)
-    return out
 
 
 def _damaged(data: bytes, packet: int) -> bytes:

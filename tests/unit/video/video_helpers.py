@@ -14,7 +14,9 @@ import pytest
 from serving.adapters.video.clips import ClipSpec, write_clip
 from serving.adapters.video.options import ReaderOptions
 from serving.adapters.video.source import AddressSource
-from serving.media import MediaEvent, PictureSeen
+from serving.align import LocalClaims, PacketIn, PictureIn, SourceTimeline
+from serving.frames import FrameRecord
+from serving.media import DecoderRefused, MediaEvent, PacketSeen, PictureSeen, StreamOpened
 
 TB90 = Fraction(1, 90_000)
 
@@ -68,3 +70,21 @@ def _mux(file: Any, stream: Any, packets: list[Any]) -> None:
     for packet in packets:
         packet.stream = stream
         file.mux(packet)
+
+
+def ledger_of(path: Path) -> list[FrameRecord]:
+    """The path through ingest's timeline, as the stage does it."""
+    timeline = SourceTimeline("s", "i", ("p",), LocalClaims())
+    out: list[FrameRecord] = []
+    for event in read(path):
+        if isinstance(event, StreamOpened):
+            out += timeline.open(event.info, 0, event.first_tag)
+        elif isinstance(event, PacketSeen):
+            out += timeline.packet(PacketIn(event.tag, event.raw_pts, event.keyframe, event.discard), 0)
+        elif isinstance(event, PictureSeen):
+            out += timeline.picture(PictureIn(event.raw_pts, 0, event.picture, event.tag, event.corrupt), 0)
+        elif isinstance(event, DecoderRefused):
+            out += timeline.decoder_error(0)
+        else:
+            out += timeline.close(0)
+    return out
