@@ -29,14 +29,15 @@ from serving.media import DecoderRefused, MediaEvent, PacketSeen, PictureSeen, S
 
 
 class _Tag:
-    """A packet's running index. An object of its own, because libav's table of opaque values goes by identity."""
+    """What a picture is told of its packet. An object of its own: libav's table of opaque values goes by identity."""
 
-    __slots__ = ("arrival_ns", "index", "raw_pts")
+    __slots__ = ("arrival_ns", "capture_ns", "index", "raw_pts")
 
-    def __init__(self, index: int, raw_pts: int | None, arrival_ns: int) -> None:
+    def __init__(self, index: int, raw_pts: int | None, arrival_ns: int, capture_ns: int | None) -> None:
         self.index = index
         self.raw_pts = raw_pts
         self.arrival_ns = arrival_ns
+        self.capture_ns = capture_ns
 
 
 def open_reader(source_id: str, address: str, options: ReaderOptions, clock: Clock) -> AvReader:
@@ -141,7 +142,7 @@ class AvReader:
     # -- packets ----------------------------------------------------------------------------------------------------
 
     def _feed(self, packet: Any) -> Iterator[MediaEvent]:
-        tag = _Tag(self._next_tag, self._raw_pts(packet), self._clock.monotonic_ns())
+        tag = _Tag(self._next_tag, self._raw_pts(packet), self._clock.monotonic_ns(), _producer_time(packet))
         self._next_tag += 1
         if self._has_new_parameters(packet):
             yield from self._drain()
@@ -158,11 +159,11 @@ class AvReader:
             pictures = self._codec.decode(packet)
         except av.FFmpegError as error:
             refused = error.strerror or type(error).__name__
-        yield from self._ordered(seen, pictures, _producer_time(packet))
+        yield from self._ordered(seen, pictures)
         if refused:
             yield DecoderRefused(refused)
 
-    def _ordered(self, seen: list[PacketSeen], pictures: list[Any], capture_ns: int | None) -> Iterator[MediaEvent]:
+    def _ordered(self, seen: list[PacketSeen], pictures: list[Any]) -> Iterator[MediaEvent]:
         if self._waiting is not None:
             self._waiting += seen
             if len(self._waiting) > self._options.max_packets:
@@ -170,10 +171,11 @@ class AvReader:
         else:
             yield from seen
         for picture in pictures:
-            yield from self._out(picture, capture_ns)
+            yield from self._out(picture)
 
-    def _out(self, picture: Any, capture_ns: int | None = None) -> Iterator[MediaEvent]:
+    def _out(self, picture: Any) -> Iterator[MediaEvent]:
         tag = picture.opaque
+        capture_ns = tag.capture_ns if tag else None
         if self._waiting is not None:
             yield StreamOpened(self._opened(picture))
             waiting, self._waiting = self._waiting, None

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import av
-from video_helpers import ledger_of, pictures, raw_pts, read  # type: ignore[import-not-found]
+import pytest
+from video_helpers import TB90, ledger_of, pictures, raw_pts, read  # type: ignore[import-not-found]
 
-from serving.frames import DroppedRun, DropReason, Frame
-from serving.media import PacketSeen
+from serving.adapters.video import clips, reader
+from serving.adapters.video.clips import ClipSpec, write_clip
+from serving.frames import CaptureQuality, DroppedRun, DropReason, Frame
+from serving.media import PacketSeen, PictureSeen
 
 FAST = {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0"}
 MS = [33 * n for n in range(40)]
@@ -60,3 +63,15 @@ def test_a_vp8_packet_that_is_lost_is_told_beside_hidden_ones(tmp_path: Path) ->
     write_vp8(tmp_path / "lost.webm", damage)
     drops = [record for record in ledger_of(tmp_path / "lost.webm") if isinstance(record, DroppedRun)]
     assert [(drop.first_seq, drop.last_seq, drop.reason) for drop in drops] == [(23, 23, DropReason.DECODE_ERROR)]
+
+
+def test_a_picture_has_the_capture_time_of_its_own_packet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With B-frames a picture comes out while later packets go in, and the last ones when none goes in any more."""
+    monkeypatch.setattr(reader, "_producer_time", lambda packet: 1000 * packet.pts)
+    stamps = [3000 * n for n in range(40)]
+    write_clip(tmp_path / "b.ts", ClipSpec("mpegts", TB90, clips.X264_PYRAMID), pictures(stamps))
+    seen = [event for event in read(tmp_path / "b.ts") if isinstance(event, PictureSeen)]
+    assert len(seen) == 40 and [e.capture_ns for e in seen] == [1000 * (e.raw_pts or 0) for e in seen]
+    assert {e.capture_quality for e in seen} == {CaptureQuality.PRODUCER}
