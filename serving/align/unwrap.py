@@ -1,6 +1,6 @@
 """From raw PTS to unwrapped ticks to nanoseconds, in integers only (docs/alignment.md, "From raw PTS to pts_ns").
 
-MPEG-TS counts 33 bits at 90 kHz (ISO/IEC 13818-1), RTP 32 bits (RFC 3550), FLV and RTMP 31 bits of milliseconds.
+MPEG-TS and -PS count 33 bits at 90 kHz (ISO/IEC 13818-1), RTP 32 bits (RFC 3550), FLV and RTMP 31 bits of milliseconds.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def pts_modulus(container: str) -> int | None:
     `container` is libav's format name (one of a comma-separated list is enough).
     """
     names = set(container.lower().split(","))
-    if names & {"mpegts", "mpegtsraw", "hls"}:
+    if names & {"mpegts", "mpegtsraw", "mpeg", "hls"}:
         return MPEG_TS_MODULUS
     if names & {"rtsp", "rtp", "sdp"}:
         return RTP_MODULUS

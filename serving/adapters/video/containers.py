@@ -1,6 +1,6 @@
 """What containers and codecs promise about PTS and packets; no library is asked here.
 
-MPEG-TS counts 33 bits at 90 kHz (ISO/IEC 13818-1), RTP 32 bits (RFC 3550), FLV and RTMP 31 bits of milliseconds.
+MPEG-TS and -PS count 33 bits at 90 kHz (ISO/IEC 13818-1), RTP 32 bits (RFC 3550), FLV and RTMP 31 bits of milliseconds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SEARCHED = 4096  # parameter sets come first in an access unit
 def pts_modulus(format_names: str) -> int | None:
     """Ticks after which raw PTS start again, by libav's (comma-separated) format name; None where they never do."""
     names = set(format_names.lower().split(","))
-    if names & {"mpegts", "hls"}:
+    if names & {"mpegts", "mpeg", "hls"}:
         return 1 << 33
     if names & {"rtsp", "rtp", "sdp"}:
         return 1 << 32

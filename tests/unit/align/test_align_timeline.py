@@ -108,7 +108,14 @@ def test_random_streams_near_a_wrap_unwrap_without_error_where_an_increment_fail
 
 @pytest.mark.parametrize(
     ("name", "modulus"),
-    [("mpegts", 1 << 33), ("hls", 1 << 33), ("rtsp", 1 << 32), ("flv", 1 << 31), ("mov,mp4,m4a,3gp,3g2,mj2", None)],
+    [
+        ("mpegts", 1 << 33),
+        ("mpeg", 1 << 33),
+        ("hls", 1 << 33),
+        ("rtsp", 1 << 32),
+        ("flv", 1 << 31),
+        ("mov,mp4,m4a,3gp,3g2,mj2", None),
+    ],
 )
 def test_the_modulus_follows_from_the_container(name: str, modulus: int | None) -> None:
     assert pts_modulus(name) == modulus
