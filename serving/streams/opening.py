@@ -39,8 +39,9 @@ class Opening:
         """Nobody wants it any more: it is closed when it comes."""
         with self._lock:
             self._abandoned = True
-        if self._done.is_set() and self._reader is not None:
-            _read_out(self._reader)
+            reader = self._reader
+        if reader is not None:
+            _read_out(reader)
 
     def _open(self) -> None:
         try:

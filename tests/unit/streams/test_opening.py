@@ -25,8 +25,10 @@ INFO = StreamInfo("cam", SourceKind.LIVE, Fraction(1, 90_000), 64, 48)
 class SlowReader:
     closed: threading.Event = field(default_factory=threading.Event)
     read_out: threading.Event = field(default_factory=threading.Event)
+    readings: int = 0
 
     def events(self) -> Iterator[MediaEvent]:
+        self.readings += 1
         yield StreamOpened(INFO)
         self.closed.wait(20)
         yield StreamEnded()
@@ -102,3 +104,28 @@ def test_a_connection_that_is_there_when_it_is_given_up_is_closed() -> None:
     assert opening.wait(10)
     opening.abandon()
     assert source.reader.read_out.is_set()
+
+
+def test_a_connection_that_comes_while_it_is_given_up_is_closed_by_one_thread() -> None:
+    source = SlowSource()
+    opening = Opening(source)
+
+    class ComesNow:
+        """The lock; once `abandon` lets go of it the connection comes, before `abandon` goes on."""
+
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+
+        def __enter__(self) -> None:
+            self._lock.acquire()
+
+        def __exit__(self, *error: object) -> None:
+            self._lock.release()
+            if threading.current_thread() is threading.main_thread():
+                source.go.set()
+                assert opening.wait(10)
+
+    opening._lock = ComesNow()  # type: ignore[assignment]
+    assert source.asked.wait(10)
+    opening.abandon()
+    assert source.reader.read_out.wait(10) and source.reader.readings == 1
