@@ -9,17 +9,19 @@ making one costs as much as converting a picture of 640x480.
 
 from __future__ import annotations
 
+import struct
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import VideoReformatter
 
 from serving.types import PixelArray
 
 
 class RgbConverter:
-    """Call it with an `av.VideoFrame`, from any thread: RGB uint8 [h, w, 3], turned as its display matrix says."""
+    """Call it with an `av.VideoFrame`, from any thread: RGB uint8 [h, w, 3], turned and mirrored as it is shown."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -27,12 +29,47 @@ class RgbConverter:
 
     def __call__(self, picture: Any) -> PixelArray:
         with self._lock:
+            turn = _turn_of(picture)
             array: Any = self._scaler.reformat(picture, format="rgb24", threads=1).to_ndarray()
-        turns = round(picture.rotation / 90) % 4
-        return np.ascontiguousarray(np.rot90(array, turns) if turns else array, dtype=np.uint8)
+        return np.ascontiguousarray(turn.applied(array), dtype=np.uint8)
 
 
 def size_of(picture: Any) -> tuple[int, int]:
     """Width and height as shown, after the display matrix."""
-    turned = picture.rotation % 180 == 90
+    turned = _quarters(picture) % 2 == 1
     return (picture.height, picture.width) if turned else (picture.width, picture.height)
+
+
+class _Turn(NamedTuple):
+    """Rows and columns change places, then left and right, then top and bottom."""
+
+    transposed: bool = False
+    left_right: bool = False
+    upside_down: bool = False
+
+    def applied(self, array: PixelArray) -> PixelArray:
+        shown = array.swapaxes(0, 1) if self.transposed else array
+        return shown[:: -1 if self.upside_down else 1, :: -1 if self.left_right else 1]
+
+
+_ROTATED = (_Turn(), _Turn(True, False, True), _Turn(False, True, True), _Turn(True, True, False))  # by _quarters
+_SideData: Any = SideDataContainer  # made anew: the one that a picture keeps would keep the picture, too
+
+
+def _quarters(picture: Any) -> int:
+    """Quarter turns counterclockwise; those of a mirrored picture tell only whether its sides change places."""
+    quarters: int = round(picture.rotation / 90) % 4
+    return quarters
+
+
+def _turn_of(picture: Any) -> _Turn:
+    """By the display matrix a b u / c d v / x y w (int32), which takes p, q to ap + cq + x, bp + dq + y."""
+    quarters = _quarters(picture)
+    try:
+        matrix = _SideData(picture).get("DISPLAYMATRIX")
+    except ValueError:  # the picture carries something that PyAV has no name for (EXIF)
+        return _ROTATED[quarters]
+    if matrix is None:
+        return _Turn()
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(matrix))
+    return _Turn(True, c < 0, b < 0) if quarters % 2 else _Turn(False, a < 0, d < 0)
