@@ -171,7 +171,7 @@ class StreamInfo:
     reorder_depth: the decoder's (`codec_context.reorder_depth`). hidden_frames: VP9 and AV1, where packets and
     pictures are not one to one, so that losses are counted by decoder errors and not by tags. segment_ns: target
     duration of a live source that comes in segments (HLS), 0 for others. sample_rate: in Hz, of a source of sound, its
-    frames are pieces of that (and its sides 1); 0: pictures.
+    frames are pieces of that (and its sides 1); 0: pictures. sample_aspect: width by height of a pixel, as it is shown.
     """
 
     source_id: str
@@ -187,6 +187,7 @@ class StreamInfo:
     pts_source: PtsSource = PtsSource.CONTAINER
     segment_ns: int = 0
     sample_rate: int = 0
+    sample_aspect: Fraction = Fraction(1)
 
     def __post_init__(self) -> None:
         _expect(bool(self.source_id), "StreamInfo.source_id", "a non-empty name", self.source_id)
@@ -194,6 +195,7 @@ class StreamInfo:
         _expect(self.width > 0 and self.height > 0, "StreamInfo size", "positive sides", (self.width, self.height))
         _expect(self.reorder_depth >= 0, "StreamInfo.reorder_depth", ">= 0", self.reorder_depth)
         _expect(self.segment_ns >= 0, "StreamInfo.segment_ns", ">= 0", self.segment_ns)
+        _expect(self.sample_aspect > 0, "StreamInfo.sample_aspect", "> 0", self.sample_aspect)
         _expect(self.sample_rate >= 0, "StreamInfo.sample_rate", ">= 0", self.sample_rate)
         _expect(self.pts_modulus is None or self.pts_modulus > 1, "StreamInfo.pts_modulus", "> 1", self.pts_modulus)
 

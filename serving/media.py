@@ -8,7 +8,7 @@ integers; nothing here computes a time from a frame rate.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Protocol
 
@@ -126,7 +126,7 @@ class OutputStream:
     """What a writer must know before the first picture.
 
     time_base and origin: out ticks = origin + out_pts_ns in ticks of time_base, so that the output of a stream with
-    one epoch carries the source's own PTS.
+    one epoch carries the source's own PTS. sample_aspect: width by height of a pixel.
     """
 
     width: int
@@ -134,6 +134,12 @@ class OutputStream:
     time_base: Fraction
     origin: int = 0
     average_rate: Fraction | None = None
+    sample_aspect: Fraction = Fraction(1)
+
+    def sized(self, width: int, height: int) -> OutputStream:
+        """The same for pictures of this size. Of another size nobody told the shape of a pixel: it is a square."""
+        same = (width, height) == (self.width, self.height)
+        return replace(self, width=width, height=height, sample_aspect=self.sample_aspect if same else Fraction(1))
 
 
 @dataclass(frozen=True, slots=True)

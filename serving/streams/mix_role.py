@@ -74,6 +74,7 @@ class MixRole:
     counters: MixCounters = field(default_factory=MixCounters)
     guard: OutputGuard = field(default_factory=OutputGuard)
     may_lose: Callable[[FrameKey], bool] = field(default=lambda key: False)
+    sample_aspect: Fraction = Fraction(1)
     _writers: Sequence[VideoWriter] | None = None
 
     def frame(self, record: FrameRecord, now_ns: int, at_end: bool = True) -> None:
@@ -170,7 +171,8 @@ class MixRole:
         """Its first picture keeps the source's own PTS, also where the output goes on after a restart."""
         frame = shown.frame
         origin = frame.pts - nearest_tick(shown.out_pts_ns, frame.time_base)
-        return OutputStream(rgb.shape[1], rgb.shape[0], frame.time_base, origin, self.average_rate)
+        height, width = rgb.shape[:2]
+        return OutputStream(width, height, frame.time_base, origin, self.average_rate, self.sample_aspect)
 
     def _count(self, shown: AlignedFrame) -> None:
         counters = self.counters

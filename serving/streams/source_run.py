@@ -182,6 +182,7 @@ class SourceRun:
             self.job.sheet,
             Fraction(info.average_rate) if info.average_rate else None,
             self.hub.observer,
+            sample_aspect=info.sample_aspect,
             guard=self.guard,
             _writers=() if self.job.heard else None,
         )

@@ -34,10 +34,14 @@ class RgbConverter:
         return np.ascontiguousarray(turn.applied(array), dtype=np.uint8)
 
 
+def is_turned(picture: Any) -> bool:
+    """The display matrix makes rows of its columns."""
+    return _quarters(picture) % 2 == 1
+
+
 def size_of(picture: Any) -> tuple[int, int]:
     """Width and height as shown, after the display matrix."""
-    turned = _quarters(picture) % 2 == 1
-    return (picture.height, picture.width) if turned else (picture.width, picture.height)
+    return (picture.height, picture.width) if is_turned(picture) else (picture.width, picture.height)
 
 
 class _Turn(NamedTuple):

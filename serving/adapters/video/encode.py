@@ -49,6 +49,8 @@ def add_video(container: Any, stream: OutputStream, options: dict[str, str]) -> 
         options=options,
     )
     encoder.codec_context.thread_count = 1
+    if stream.sample_aspect != 1:
+        encoder.codec_context.sample_aspect_ratio = stream.sample_aspect
     return encoder
 
 

@@ -97,8 +97,7 @@ class HlsWriter:
         size = (rgb.shape[1], rgb.shape[0])
         if shown.discontinuity or size != (self._stream.width, self._stream.height):
             self._end_encoder(shown.out_pts_ns)
-            stream = OutputStream(*size, self._stream.time_base, self._stream.origin, self._stream.average_rate)
-            self._begin_encoder(stream)
+            self._begin_encoder(self._stream.sized(*size))
         starts = not self._open or shown.out_pts_ns - self._open[-1].first_ns >= self._settings.segment_ns
         if starts:
             self._begin_segment(shown)

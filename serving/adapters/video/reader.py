@@ -19,7 +19,7 @@ from av.stream import Discard
 
 from serving.adapters.video import containers
 from serving.adapters.video.address import FORMATS, HTTP, LIVE_SCHEMES, path_of, redacted, scheme_of, with_secrets
-from serving.adapters.video.colour import RgbConverter, size_of
+from serving.adapters.video.colour import RgbConverter, is_turned, size_of
 from serving.adapters.video.http_io import Opener, is_playlist
 from serving.adapters.video.options import ReaderOptions, libav_options, with_buffers
 from serving.clock import NS_PER_S, Clock
@@ -244,6 +244,7 @@ class AvReader:
 
     def _opened(self, picture: Any) -> StreamInfo:
         width, height = size_of(picture)
+        aspect = self._stream.sample_aspect_ratio or Fraction(1)
         self._info = StreamInfo(
             source_id=self._source_id,
             kind=self._kind,
@@ -256,6 +257,7 @@ class AvReader:
             reorder_depth=0 if self._intra_only() else max(0, self._codec.reorder_depth),
             hidden_frames=self._codec.name in containers.HIDDEN_FRAME_CODECS,
             pts_source=self._pts_source(),
+            sample_aspect=1 / aspect if is_turned(picture) else aspect,
             segment_ns=self._hook.segment_s * NS_PER_S if self._hook and self._kind is SourceKind.LIVE else 0,
         )
         return self._info
