@@ -11,7 +11,16 @@ import time
 from collections.abc import Mapping, Sequence
 
 from serving.clock import NS_PER_S, Clock
-from serving.errors import LockstepError, LogError, LogFull, LogUnavailable, RecordInvalid, StreamsUnavailable
+from serving.errors import (
+    LockstepError,
+    LogError,
+    LogFull,
+    LogTruncated,
+    LogUnavailable,
+    RecordInvalid,
+    StreamsUnavailable,
+    TopicUnknown,
+)
 from serving.murmur2 import partition_of
 from serving.ports_log import Delivery, LogProducer, LogReader, NewRecord, RecordLog, TopicPartition
 from serving.records import Encoded, StreamMessage, decode_stream
@@ -75,7 +84,7 @@ class StreamTable:
         try:
             with self._reading:
                 number = partition_of(source_id.encode(), len(self._places) or self._log.partitions(self._topic))
-                self._catch_up([TopicPartition(self._topic, number)], ANSWER_S)
+                self._catch_up([TopicPartition(self._topic, number)], ANSWER_S, ANSWER_S)
         except LogError as error:
             raise StreamsUnavailable(f"{self._topic}: {error}") from error
 
@@ -109,7 +118,7 @@ class StreamTable:
             try:
                 with self._reading:
                     if not told:
-                        self._catch_up(self._open(), FIRST_S)
+                        self._catch_up(self._open(), ANSWER_S, FIRST_S)
                     self._apply_all(0.0)
                 if time.monotonic() - asked > ALIVE_S:
                     self._log.partitions(self._topic)
@@ -122,7 +131,17 @@ class StreamTable:
                 if told or self._answered_ns is None or not known:
                     logger.warning("streams are not available: %s", error, exc_info=None if known else error)
                 told = False
+                if isinstance(error, LogTruncated | TopicUnknown):
+                    self._begin_anew()
             self._stop.wait(LOOK_S if told else 5 * LOOK_S)
+
+    def _begin_anew(self) -> None:
+        """The topic was deleted, and perhaps made again: what was known of it is gone."""
+        with self._reading:
+            if self._reader is not None:
+                self._reader.close()
+            self._reader = None
+            self._known.clear()
 
     def _open(self) -> Sequence[TopicPartition]:
         """All partitions, read from their beginning. With `_reading` held."""
@@ -131,11 +150,10 @@ class StreamTable:
             self._reader = self._log.reader(dict.fromkeys(self._places, 0))
         return self._places
 
-    def _catch_up(self, places: Sequence[TopicPartition], timeout_s: float) -> None:
-        """Read these to their present end. With `_reading` held."""
-        self._open()
-        assert self._reader is not None
-        self._read_to({place: end for place, (_, end) in self._log.bounds(places, timeout_s).items()}, timeout_s)
+    def _catch_up(self, places: Sequence[TopicPartition], answer_s: float, read_s: float) -> None:
+        """Read these to their present end. With `_reading` held, so a broker that is away holds nobody up for long."""
+        ends = {place: end for place, (_, end) in self._log.bounds(places, answer_s).items()}
+        self._read_to(ends, read_s)
 
     def _read_to(self, ends: Mapping[TopicPartition, int], timeout_s: float) -> None:
         """With `_reading` held. The time begins once the ends are known."""

@@ -169,10 +169,11 @@ class LogAccountant:
 
     def assigned(self, positions: Mapping[TopicPartition, Committed | None]) -> None:
         """Read back what was closed."""
-        for number in {place.partition for place in positions}:
+        numbers = sorted({place.partition for place in positions})
+        for number in numbers:
             begin = {place.topic: self._consumer.position(place) for place in positions if place.partition == number}
-            account = self._accounts[number] = _Account(Accountant(self._rule), begin)
-            self._restore(number, account.accountant)
+            self._accounts[number] = _Account(Accountant(self._rule), begin)
+        self._restore(numbers)
         self._told("assigned", positions)
 
     def revoked(self, places: Sequence[TopicPartition]) -> None:
@@ -281,14 +282,15 @@ class LogAccountant:
         self.monitor.refused(record.topic)
         self.monitor.metrics.inc("lockstep_role_dead_letters_total", reason=letter.reason)
 
-    def _restore(self, number: int, accountant: Accountant) -> None:
-        place = TopicPartition(self._names.topic("outcomes"), number)
-        for records in standing(self._log, [place], RESTORE_S):
+    def _restore(self, numbers: Sequence[int]) -> None:
+        places = [TopicPartition(self._names.topic("outcomes"), number) for number in numbers]
+        for records in standing(self._log, places, RESTORE_S):
             self.monitor.turned()  # hours of a full load take minutes
             for record in records:
                 with suppress(RecordInvalid):  # a stranger's: `outcomes` is the accountant's alone
                     message = decode_outcome(record.key, record.value, record.headers)
-                    accountant.restore(OutcomeRecord(message.key, message.outcome, message.closed))
+                    outcome = OutcomeRecord(message.key, message.outcome, message.closed)
+                    self._accounts[record.partition].accountant.restore(outcome)
 
     def _commit(self, numbers: Sequence[int]) -> None:
         """As far as all is closed and written; the results as far as no open key can need them."""

@@ -16,7 +16,7 @@ def read_to_end(
 ) -> None:  # fmt: skip
     """Apply what `reader` gives until each place is read to where it ends now. Raises LogUnavailable."""
     deadline = time.monotonic() + timeout_s
-    found = log.bounds(places)
+    found = log.bounds(places, timeout_s)
     while any(reader.position(place) < end for place, (_, end) in found.items()):
         if time.monotonic() > deadline:
             raise LogUnavailable(f"{places[0].topic}: its end was not reached within {timeout_s:.0f} s")
@@ -29,11 +29,17 @@ def standing(
 ) -> Iterator[Sequence[LogRecord]]:
     """What stands on these partitions now, the oldest first, as it comes (a piece may be empty). Raises LogUnavailable
     once nothing has come for patience_s."""
-    bounds = log.bounds(places)
-    reader = log.reader({place: oldest for place, (oldest, _) in bounds.items()})
+    ends: dict[TopicPartition, int] = {}
+    starts: dict[TopicPartition, int] = {}
+    for place, (oldest, end) in log.bounds(places, patience_s).items():
+        if oldest < end:
+            starts[place], ends[place] = oldest, end
+    if not ends:
+        return
+    reader = log.reader(starts)
     try:
         deadline = time.monotonic() + patience_s
-        while any(reader.position(place) < end for place, (_, end) in bounds.items()):
+        while any(reader.position(place) < end for place, end in ends.items()):
             records = reader.poll(0.2, most).records
             if records:
                 deadline = time.monotonic() + patience_s

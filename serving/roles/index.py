@@ -13,7 +13,7 @@ import json
 import logging
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,26 +145,30 @@ class IndexWriter:
             self._write([message for _, message in self._unwritten], fresh=True)
             self._unwritten = []
         starts, parts = dict[int, tuple[int, int]](), dict[int, _Part]()
+        # Asked before the first mark is left: a log that does not answer must not cost the mark of who had it.
+        bounds = self._log.bounds([place for number in wanted for place in self._places(number)])
         for number in wanted:
             if number in self._parts and number in resumes:
                 parts[number], starts[number] = self._parts[number], resumes[number]
             else:
-                parts[number], starts[number] = self._begin(number)
+                parts[number], starts[number] = self._begin(number, bounds)
         self._let_go()
         self._parts = parts
         self._tail = RecordedTail(self._log, self._results, self._outcomes, starts, self._clock) if starts else None
 
-    def _begin(self, number: int) -> tuple[_Part, tuple[int, int]]:
+    def _places(self, number: int) -> list[TopicPartition]:
+        return [TopicPartition(topic, number) for topic in (self._results, self._outcomes)]
+
+    def _begin(self, number: int, bounds: Mapping[TopicPartition, tuple[int, int]]) -> tuple[_Part, tuple[int, int]]:
         """Where a partition that is new to us goes on: at the mark of who had it, else at the end, all read back."""
         part = _Part(mark=json.dumps({"taken": self._clock.monotonic_ns()}))
         before = self._index.exchange(self._name(number), str(part.mark))
-        places = [TopicPartition(topic, number) for topic in (self._results, self._outcomes)]
-        bounds = self._log.bounds(places)
+        found = {place: bounds[place] for place in self._places(number)}
         at = _position(before)
-        if at is not None and all(low <= a <= high for a, (low, high) in zip(at, bounds.values(), strict=True)):
+        if at is not None and all(low <= a <= high for a, (low, high) in zip(at, found.values(), strict=True)):
             return part, at
-        part.rebuild = self._new_rebuild(number, bounds)
-        results, outcomes = (bounds[place][1] for place in places)
+        part.rebuild = self._new_rebuild(number, found)
+        results, outcomes = (high for _, high in found.values())
         return part, (results, outcomes)
 
     def _mark(self, wrote: set[int]) -> None:
@@ -189,9 +193,8 @@ class IndexWriter:
                 self._begin_again(number, part)
 
     def _begin_again(self, number: int, part: _Part) -> None:
-        places = [TopicPartition(topic, number) for topic in (self._results, self._outcomes)]
         try:
-            part.rebuild = self._new_rebuild(number, self._log.bounds(places))
+            part.rebuild = self._new_rebuild(number, self._log.bounds(self._places(number)))
         except LogError:
             part.mark = None  # the next mark finds another one, and begins again
             raise

@@ -61,7 +61,10 @@ class LogIngest:
         self.stream, self._settings, self._topic = stream, settings, names.topic("frames")
         self._sender = Sender(log.producer())
         self._timelines = Timelines(log, names)
-        self._claims = LogClaims(self._timelines, self._sender, names, ingest_id, lambda: self.stage.info)
+        self._claims = LogClaims(
+            self._timelines, self._sender, names, ingest_id, lambda: self.stage.info, wait,
+            lambda: self._give_up_ns is not None,
+        )  # fmt: skip
         window_ns = stream.delay_ms * NS_PER_MS if source.kind is SourceKind.LIVE else NS_PER_S
         timing = TimelineSettings(window_ns=max(1, window_ns), every=stream.every, max_fps=stream.max_fps)
         timeline = SourceTimeline(stream.source_id, ingest_id, stream.pipelines, self._claims, timing)

@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from serving.clock import NS_PER_S, Clock
+from serving.errors import LogUnavailable
 from serving.records import StreamMessage
 
 HELD_UP_S = 120.0
@@ -268,7 +269,8 @@ class Fleet:
         """HANDED_OVER comes here where nobody asked for it: its lease ran out while this process was held up."""
         rules = self._rules
         source.state, source.restarts = SourceState.BACKOFF, source.restarts + 1
-        least = rules.refused_s if end.how is End.FAILED else rules.first_s
+        refused = end.how is End.FAILED and end.code != LogUnavailable.code  # the broker refuses no source
+        least = rules.refused_s if refused else rules.first_s
         source.delay_s = min(max(2 * source.delay_s, least), max(rules.most_s, least))
         wait_s = 0.0 if end.how is End.HANDED_OVER else source.delay_s
         source.due_ns = now_ns + int(wait_s * NS_PER_S)

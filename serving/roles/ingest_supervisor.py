@@ -9,6 +9,7 @@ that still lives is fenced by those (docs/alignment.md). A broker that is away e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from serving.clock import NS_PER_S, Clock
@@ -65,8 +66,10 @@ class IngestSupervisor:
         self._monitor.polled(polled)
         for record in polled.records:
             self._take(record)
-        for place, part in list(self._parts.items()):
-            self._act(place, part)
+        with suppress(LogUnavailable):  # it is asked again
+            self._look_at_ends()
+            for place, part in list(self._parts.items()):
+                self._act(place, part)
         self._let_lost_go()
         self.fleet.hold(frozenset(source_id for place in self._lost for source_id in self._sources_of(place)))
         self.fleet.tick()
@@ -133,20 +136,22 @@ class IngestSupervisor:
         if part.acted:
             part.news.add(source_id)
 
+    def _look_at_ends(self) -> None:
+        """Of what is new to us: how far it has to be read, and, before it is acted on, whose epoch is the newest. For
+        all partitions at once: a start or a takeover waits for it. Raises LogUnavailable."""
+        new = [place for place, part in self._parts.items() if part.end is None]
+        for place, (_, end) in self._log.bounds(new).items() if new else ():
+            self._parts[place].end = end
+        if any(not part.acted and self._is_read(place, part) for place, part in self._parts.items()):
+            self._timelines.catch_up()
+
+    def _is_read(self, place: TopicPartition, part: _Part) -> bool:
+        return part.end is not None and self._consumer.position(place) >= part.end
+
     def _act(self, place: TopicPartition, part: _Part) -> None:
         """Once a partition was read to its end: make the fleet what it says."""
-        if part.end is None:
-            try:
-                part.end = self._log.bounds([place])[place][1]
-            except LogUnavailable:
-                return
-        if self._consumer.position(place) < part.end or (part.acted and not part.news):
+        if not self._is_read(place, part) or (part.acted and not part.news):
             return
-        if not part.acted:
-            try:
-                self._timelines.catch_up()
-            except LogUnavailable:
-                return
         for source_id in self._sources_of(place):
             stream = part.sources.get(source_id)
             if stream is None or not stream.supervised:

@@ -187,26 +187,33 @@ class Timelines:
 
 
 class LogClaims:
-    """`serving.align.EpochClaims` on the log: append, read back, the first record with a number owns it."""
+    """`serving.align.EpochClaims` on the log: append, read back, the first record with a number owns it.
+
+    While the log does not answer a claim waits for it, and what was read before keeps its place; `gives_up` is asked
+    before each `wait` (seconds), and at once where there is none.
+    """
 
     def __init__(
-        self, timelines: Timelines, sender: Sender, names: Names, ingest_id: str, info: Callable[[], StreamInfo | None]
-    ) -> None:
+        self, timelines: Timelines, sender: Sender, names: Names, ingest_id: str, info: Callable[[], StreamInfo | None],
+        wait: Callable[[float], object] = time.sleep, gives_up: Callable[[], bool] = lambda: True,
+    ) -> None:  # fmt: skip
         self._timelines, self._sender, self._topic = timelines, sender, names.topic("timelines")
         self._ingest_id, self._info = ingest_id, info
+        self._wait, self._gives_up = wait, gives_up
         self.held: TimelineMessage | None = None
 
     def claim(self, draft: TimelineRecord) -> TimelineRecord | None:
         """The draft with its number; None: another ingester has the source. Raises LogUnavailable."""
-        self._timelines.catch_up()
+        self._patiently(self._timelines.catch_up)
         register, info = self._timelines.register, self._info()
         assert info is not None, "a claim is made when the first picture is at hand"
         if self.held is not None and register.is_fenced(draft.source_id, self.held.claim.epoch):
             return None
         record = replace(draft, ingest_id=self._ingest_id, epoch=register.next_epoch(draft.source_id))
         message = TimelineMessage(record, replace(info, source_id=draft.source_id))
-        self._write(record, encode_timeline(message))
-        self._timelines.catch_up()
+        self._send(record, encode_timeline(message))
+        self._patiently(self._acknowledged)  # not written again: what was sent arrives once the broker is back
+        self._patiently(self._timelines.catch_up)
         if register.owner(draft.source_id, record.epoch) != self._ingest_id:
             self._write(record, encode_withdrawn_timeline(record))
             return None
@@ -225,8 +232,24 @@ class LogClaims:
         if held is not None and held.claim.ingest_id == self._ingest_id:
             self._write(held.claim, encode_timeline(replace(held, frames=frames, last=last)))
 
+    def _patiently(self, action: Callable[[], object]) -> None:
+        while True:
+            try:
+                action()
+                return
+            except LogUnavailable:
+                if self._gives_up():
+                    raise
+                self._wait(ASK_AGAIN_SECONDS)
+
     def _write(self, claim: TimelineRecord, encoded: Encoded) -> None:
+        self._send(claim, encoded)
+        self._acknowledged()
+
+    def _send(self, claim: TimelineRecord, encoded: Encoded) -> None:
         number = partition_of(claim.source_id.encode(), self._timelines.partitions)
-        self._sender.send(self._topic, encoded, number)
+        self._sender.send(self._topic, encoded, number, give_up=self._gives_up)
+
+    def _acknowledged(self) -> None:
         if not self._sender.flush(READ_SECONDS):
             raise LogUnavailable(f"{self._topic}: a claim was not acknowledged within {READ_SECONDS:.0f} s")

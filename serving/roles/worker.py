@@ -64,12 +64,12 @@ class LogWorker:
         self._overdue: tuple[int, int] | None = None  # a call that takes too long: since when, and when that was seen
         self._started_ns = self._committed_ns = clock.monotonic_ns()
         self._analysed: Counter[str] = Counter()
+        group = names.group("worker-" + "-".join(sorted(worker.pipelines)))
+        options = GroupOptions(group, Assignor.COOPERATIVE_STICKY, member=settings.member)
+        self._consumer = log.consumer([self._topic], options, self)  # joins its group meanwhile
         if registered is not None:
             registered.catch_up()
             self._follow(registered.sources())
-        group = names.group("worker-" + "-".join(sorted(worker.pipelines)))
-        options = GroupOptions(group, Assignor.COOPERATIVE_STICKY, member=settings.member)
-        self._consumer = log.consumer([self._topic], options, self)
 
     @property
     def counters(self) -> Counter[str]:

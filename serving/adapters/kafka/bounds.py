@@ -19,6 +19,7 @@ from serving.errors import LogUnavailable, TopicUnknown
 from serving.ports_log import TopicPartition
 
 SLACK_SECONDS = 5.0  # librdkafka says itself that its time is over
+NEW_SECONDS = 1.0
 # What this client knows of who leads a partition is missing or out of date: it has moved, or its broker began anew.
 _LEADERS = frozenset(
     {
@@ -29,6 +30,8 @@ _LEADERS = frozenset(
         KafkaError.FENCED_LEADER_EPOCH,
         KafkaError.UNKNOWN_LEADER_EPOCH,
         KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError.REPLICA_NOT_AVAILABLE,
         KafkaError.NOT_LEADER_FOR_PARTITION,
     }
 )
@@ -59,40 +62,48 @@ class KafkaBounds:
         """(offset of the oldest record kept, offset the next one will get) of each. Raises TopicUnknown,
         LogUnavailable."""
         places = list(places)
-        deadline = time.monotonic() + timeout_s
+        begun = time.monotonic()
         while True:
-            left_s = max(0.1, deadline - time.monotonic())
+            left_s = max(0.1, begun + timeout_s - time.monotonic())
             try:
-                return self._asked(places, left_s) if places else {}
+                if (found := self._asked(places, left_s)) is not None:
+                    return found
             except KafkaException as error:
                 if error.args[0].code() not in _LEADERS:
                     raise translated(error, f"bounds of {_named(places)}") from error
-                self._check_there(places, left_s)
-                if time.monotonic() > deadline:
-                    raise LogUnavailable(f"bounds of {_named(places)}: no broker leads them yet") from error
-                time.sleep(0.05)
+                self._check_there(places, left_s, time.monotonic() - begun < min(timeout_s, NEW_SECONDS))
+            if time.monotonic() - begun >= timeout_s:
+                raise LogUnavailable(f"bounds of {_named(places)}: no answer within {timeout_s:g} s")
+            time.sleep(0.05)
 
-    def _asked(self, places: list[TopicPartition], timeout_s: float) -> dict[TopicPartition, tuple[int, int]]:
+    def _asked(self, places: list[TopicPartition], timeout_s: float) -> dict[TopicPartition, tuple[int, int]] | None:
+        """None: nobody answered."""
+        if not places:
+            return {}
         specs = (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]
         asked = [
             self._connected().list_offsets({RdPartition(*place): spec for place in places}, request_timeout=timeout_s)
             for spec in specs
         ]
         found: dict[TopicPartition, list[int]] = {place: [] for place in places}
-        for answers in asked:
-            for part, future in answers.items():
-                offset = future.result(timeout_s + SLACK_SECONDS).offset
-                if offset < 0:  # how librdkafka says that its time was over
-                    raise LogUnavailable(f"bounds of {_named(places)}: no answer within {timeout_s:.0f} s")
-                found[TopicPartition(part.topic, part.partition)].append(offset)
+        try:
+            for answers in asked:
+                for part, future in answers.items():
+                    offset = future.result(timeout_s + SLACK_SECONDS).offset
+                    if offset < 0:  # how librdkafka says that its time was over, or that the connection was lost
+                        return None
+                    found[TopicPartition(part.topic, part.partition)].append(offset)
+        except TimeoutError:  # this process stood still itself
+            return None
         return {place: (low, high) for place, (low, high) in found.items()}
 
-    def _check_there(self, places: list[TopicPartition], timeout_s: float) -> None:
-        """What is known of the leaders is out of date, or there is no such partition: this asks the brokers anew."""
+    def _check_there(self, places: list[TopicPartition], timeout_s: float, just_begun: bool) -> None:
+        """What is known of the leaders is out of date, or there is no such partition: this asks the brokers anew. Of
+        several brokers one may hear of a new partition a little later than another."""
         for topic in sorted({place.topic for place in places}):
             count = self.partitions(topic, timeout_s)
             beyond = [place.partition for place in places if place.topic == topic and place.partition >= count]
-            if beyond:
+            if beyond and not just_begun:
                 raise TopicUnknown(f"topic {topic}: it has {count} partitions, no {beyond[0]}")
 
     def _connected(self) -> AdminClient:

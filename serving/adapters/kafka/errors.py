@@ -31,6 +31,10 @@ _CLASSES: dict[int, type[LogError]] = {
     KafkaError.NOT_COORDINATOR: LogUnavailable,
     KafkaError.LEADER_NOT_AVAILABLE: LogUnavailable,
     KafkaError.NOT_LEADER_FOR_PARTITION: LogUnavailable,
+    KafkaError.FENCED_LEADER_EPOCH: LogUnavailable,
+    KafkaError.UNKNOWN_LEADER_EPOCH: LogUnavailable,
+    KafkaError.OFFSET_NOT_AVAILABLE: LogUnavailable,
+    KafkaError.REPLICA_NOT_AVAILABLE: LogUnavailable,
     KafkaError.REQUEST_TIMED_OUT: LogUnavailable,
     KafkaError.KAFKA_STORAGE_ERROR: LogUnavailable,
 }

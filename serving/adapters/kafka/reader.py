@@ -72,8 +72,8 @@ class KafkaReader:
 
     def poll(self, timeout_s: float, most: int = 500) -> Polled:
         """What there is, as soon as there is something."""
-        for place in sorted(self._astray):
-            self._out_of_range(place)
+        if self._astray:
+            self._out_of_range(sorted(self._astray))
         first = self._consumer.poll(timeout_s)
         if first is not None:
             self._take(first)
@@ -158,7 +158,7 @@ class KafkaReader:
 
     def _take_error(self, error: KafkaError, place: TopicPartition) -> None:
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            self._out_of_range(place)
+            self._out_of_range([place])
         elif error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART and place.topic:
             self._unknown.setdefault(place.topic, time.monotonic())
         elif error.fatal() or error.code() not in _PASSING:
@@ -178,20 +178,25 @@ class KafkaReader:
             if error is not None:
                 self._failure = self._failure or translated(error, f"reading {topic}")
 
-    def _out_of_range(self, place: TopicPartition) -> None:
-        """The position is no longer between the log's ends. librdkafka has stopped to fetch, so a seek is refused."""
-        self._astray.discard(place)
-        if place not in self._next:
-            return
+    def _out_of_range(self, places: Sequence[TopicPartition]) -> None:
+        """These positions are no longer between the log's ends. librdkafka has stopped to fetch, so a seek is refused.
+        Where no broker says where the ends are, the next poll asks again."""
+        places = [place for place in places if place in self._next]
+        self._astray = set(places)
         try:
-            self._next[place] = self._from_within(
-                place, self._next[place], self._bounds.of([place], BOUNDS_SECONDS)[place]
-            )
-            self._restart(place)
+            found = self._bounds.of(places, BOUNDS_SECONDS)
+        except LogUnavailable:
+            return
         except LockstepError as failure:
             self._failure = self._failure or failure
-            if isinstance(failure, LogUnavailable):
-                self._astray.add(place)
+            return
+        self._astray.clear()
+        for place, bounds in found.items():
+            try:
+                self._next[place] = self._from_within(place, self._next[place], bounds)
+                self._restart(place)
+            except LockstepError as failure:
+                self._failure = self._failure or failure
 
     def _restart(self, place: TopicPartition) -> None:
         """Assign again what is assigned; the eager protocol takes nothing less than all."""

@@ -42,6 +42,18 @@ def test_a_source_is_registered_listed_changed_and_taken_away(streams: TestClien
     assert written is not None and written.address == CAMERA, "ingest gets the names of the secrets"
 
 
+def test_streams_made_anew_is_read_anew(streams: TestClient, stub: StubStreams) -> None:
+    for name in ("leaves", "hall", "yard"):
+        assert streams.post("/v1/streams", json=LEAVES | {"source_id": name}).status_code == 201
+    stub.log.remake("streams")
+    deadline = time.monotonic() + 10
+    while (answer := streams.get("/v1/streams")).status_code != 200 or answer.json()["streams"]:
+        assert time.monotonic() < deadline, answer.text
+        time.sleep(0.05)
+    assert streams.post("/v1/streams", json=LEAVES).status_code == 201
+    assert streams.get("/v1/streams/leaves").status_code == 200
+
+
 def test_secrets_are_never_answered(streams: TestClient) -> None:
     address = "rtsp://{CAMERA_1_USER}:{CAMERA_1_PASSWORD}@198.51.100.7/live?token={CAMERA_1_PASSWORD}"
     made = streams.post("/v1/streams", json=LEAVES | {"address": address})

@@ -82,6 +82,22 @@ def test_a_new_writer_goes_on_where_the_last_one_stood(world: World) -> None:
     assert world.says() == dict.fromkeys(range(20), "a")
 
 
+def test_f2_a_broker_that_is_away_at_a_takeover_does_not_cost_the_mark(world: World) -> None:
+    first = world.writer()
+    world.both(*(result(n) for n in range(3)))
+    rebuilt(first)
+    world.clock.advance(2_000_000_000)
+    turn(first)
+    second = world.writer()
+    world.log.set_down(True)
+    with pytest.raises(LogUnavailable):
+        second.step(0)
+    world.log.set_down(False)
+    world.both(result(3))
+    turn(second)
+    assert second.counters["rebuilds"] == 0 and world.says() == dict.fromkeys(range(4), "a")
+
+
 def test_a_writer_that_died_in_a_rebuild_leaves_no_hole(world: World) -> None:
     world.both(*(result(n) for n in range(3000)))
     first = world.writer()

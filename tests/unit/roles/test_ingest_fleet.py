@@ -141,6 +141,14 @@ def test_one_that_was_refused_waits_longer_and_says_why(world: World) -> None:
     assert len(world.after(2.9).children) == 1 and len(world.after(0.2).children) == 2
 
 
+def test_f2_a_broker_that_is_away_is_no_refusal(world: World) -> None:
+    world.fleet.want(GATE)
+    world.after(0)
+    world.children[0].how = ChildEnd(End.FAILED, "log_unavailable", "no broker answers")
+    world.after(0)
+    assert len(world.after(0.9).children) == 1 and len(world.after(0.2).children) == 2
+
+
 def test_a_child_that_says_nothing_hangs_and_is_killed(world: World) -> None:
     world.fleet.want(GATE)
     world.after(0).children[0].stuck = True

@@ -8,23 +8,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_roles_on_memory import NAMES, claim, records, settled, write_frames
+from test_roles_on_memory import INFO, NAMES, claim, records, settled, write_frames
 
 from serving.adapters.kafka import KafkaOptions
 from serving.adapters.kafka.reader import KafkaReader
 from serving.clock import NS_PER_S, SystemClock
 from serving.errors import LogUnavailable
-from serving.frames import SourceKind
-from serving.ports_log import Lost, TopicPartition
+from serving.frames import SourceKind, TimelineRecord
+from serving.ports_log import Lost, Polled, TopicPartition
 from serving.preprocess.jpeg import JpegCodec
-from serving.records import StreamMessage, StreamState, decode_outcome, encode_stream
+from serving.records import StreamMessage, StreamState, decode_outcome, decode_timeline, encode_stream
 from serving.roles import accountant as accountant_role
 from serving.roles import ingest as ingest_role
-from serving.roles import main_ingest
+from serving.roles import main_ingest, timelines
 from serving.roles.accountant import LogAccountant
 from serving.roles.ingest import IngestSettings, LogIngest
 from serving.roles.registered import Registered
 from serving.roles.sender import Sender
+from serving.roles.timelines import LogClaims, Timelines
 from serving.testing.hand_clock import HandClock
 from serving.testing.list_source import Connection, ListSource
 from serving.testing.memory_log import MemoryLog
@@ -73,6 +74,43 @@ def test_g9_an_ingest_without_broker_ends_when_it_is_told_to(log: MemoryLog, mon
     assert not thread.is_alive() and "found no room" in str(raised[0])
 
 
+@pytest.mark.parametrize("written", [False, True], ids=["before it is written", "before it is acknowledged"])
+def test_f2_a_claim_waits_for_a_broker_that_is_away(
+    log: MemoryLog, monkeypatch: pytest.MonkeyPatch, written: bool
+) -> None:
+    """What was read of the epoch before waits in this process: it must not end, nor be fenced by its own claim."""
+    monkeypatch.setattr(timelines, "READ_SECONDS", 0.05)
+    waits: list[float] = []
+    gives_up = [False]
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        log.set_down(len(waits) < 3)
+
+    sender = Sender(log.producer())
+    claims = LogClaims(Timelines(log, NAMES), sender, NAMES, "ingest-1", lambda: INFO, wait, lambda: gives_up[0])
+    draft = TimelineRecord("gate", 0, "ingest-1", INFO.time_base, 0, 0, None, ("person",))
+    first = claims.claim(draft)
+    send = sender.send
+
+    def last_before_the_outage(*arguments: Any, **more: Any) -> None:
+        send(*arguments, **more)
+        log.set_down(True)
+
+    if written:
+        monkeypatch.setattr(sender, "send", last_before_the_outage)
+    else:
+        log.set_down(True)
+    second = claims.claim(draft)
+    assert first is not None and second is not None and (first.epoch, second.epoch) == (1, 2) and len(waits) == 3
+    assert [m.claim.epoch for m in records(log, "timelines", decode_timeline)] == [1, 2], "each claim once"
+    log.set_down(True)
+    gives_up[0] = True
+    with pytest.raises(LogUnavailable):
+        claims.claim(draft)
+    assert len(waits) == 3, "it is told to stop"
+
+
 def test_g8_an_accountant_without_broker_closes_no_more_than_it_can_hold(
     log: MemoryLog, clock: HandClock, accountant: Callable[[], LogAccountant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,8 +148,7 @@ def test_a_position_out_of_range_is_looked_up_until_somebody_answers(monkeypatch
 
     monkeypatch.setattr(reader._bounds, "of", bounds)
     reader._take_error(KafkaError(KafkaError._AUTO_OFFSET_RESET), place)
-    with pytest.raises(LogUnavailable):
-        reader.poll(0.0)
+    assert reader.poll(0.0) == Polled(), "no broker is no failure: it is asked again"
     polled = reader.poll(0.0)
     assert polled.lost == (Lost(place, 5, 6),) and reader.position(place) == 7 and answers == []
     reader.close()
