@@ -79,11 +79,11 @@ class Mixer:
         self._early: OrderedDict[tuple[int, int], list[Posting]] = OrderedDict()
         self._early_count = 0
         self._ended = False
-        self._catching_up = False
+        self._catching_up = self._shows_backlog = False
         self._resume: FrameKey | None = None
         self._shown_epoch = 0
         self._last_out_ns: int | None = None
-        self._last_arrival_ns = 0
+        self._last_arrival_ns: int | None = None
         self._nominal_ns = 40_000_000
         self._out_offset_ns = 0
 
@@ -96,6 +96,11 @@ class Mixer:
         """
         self._resume, self._shown_epoch, self._last_out_ns = last, last.epoch, out_pts_ns
         self._out_offset_ns = out_pts_ns - last.pts_ns
+
+    def catch_up(self) -> None:
+        """After `resume`, before the records that follow it: they are little and reach to the end of the log, so they
+        are shown at once, with what is known of them, instead of a jump to the newest."""
+        self._shows_backlog = self._resume is not None
 
     def frame(self, record: FrameRecord, now_ns: int, at_end: bool = True) -> list[AlignedFrame]:
         """A record of `frames`; returns what must be shown at once to keep the bound on pictures.
@@ -140,12 +145,15 @@ class Mixer:
             due = self.next_due_ns
             if due is not None and due > now_ns:
                 return out
-            self._jump_if_behind(now_ns)
+            if not self._shows_backlog:
+                self._jump_if_behind(now_ns)
         while (entry := self._head()) is not None and self._is_due(entry, now_ns):
             if self._resume is not None and entry.frame.key <= self._resume:
                 self._epochs[0].release()  # shown before the restart; what it teaches about its tracks stays
             else:
                 out.append(self._release(now_ns))
+        if self._epochs and self._epochs[-1].anchor.value_ns is not None:
+            self._shows_backlog = False  # the end of the log was read, and what was overdue is shown
         return out
 
     def end(self) -> None:
@@ -157,6 +165,11 @@ class Mixer:
         """When `poll` will have something to show if nothing else comes; None if that depends on records."""
         entry = self._head()
         return self._epochs[0].deadline_ns(entry, self.settings.delay_ns) if entry and self.settings.live else None
+
+    @property
+    def resumes(self) -> bool:
+        """It goes on where another one ended."""
+        return self._resume is not None
 
     @property
     def held(self) -> int:
@@ -230,7 +243,7 @@ class Mixer:
             epoch.anchor.sample(now_ns, record.pts_ns)
             self.counters.jumps += self._catching_up
             self._catching_up = False
-        elif epoch.anchor.value_ns is None:
+        elif epoch.anchor.value_ns is None and not self._shows_backlog:
             skipped = sum(e.skip(keep=int(e is epoch)) for e in self._epochs)
             self.counters.skipped += skipped
             self._catching_up = self._catching_up or skipped > 0
@@ -241,7 +254,8 @@ class Mixer:
                 self._epochs[0].release()
                 continue
             deadline = self._epochs[0].deadline_ns(entry, self.settings.delay_ns) if entry else None
-            self.counters.released_early += deadline is None or deadline > now_ns
+            early = not self._shows_backlog if deadline is None else deadline > now_ns
+            self.counters.released_early += early
             out.append(self._release(now_ns))
         return out
 
@@ -312,5 +326,6 @@ class Mixer:
         """Output time of a new epoch's first frame: the last one, plus the nominal duration or the gap if longer."""
         if self._last_out_ns is None:
             return 0
-        gap = first_arrival_ns - self._last_arrival_ns if self.settings.live else 0
+        before_ns = self._last_arrival_ns if self.settings.live else None  # None also of the process before this one
+        gap = first_arrival_ns - before_ns if before_ns is not None else 0
         return self._last_out_ns + max(self._nominal_ns, gap)

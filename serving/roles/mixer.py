@@ -1,7 +1,7 @@
 """Mixer over the log: frames and results of its partitions in, shown frames out, by the mix role of `lockstep run`.
 
-A frame is released from its position once it is shown, a file's once its segment is whole; a mixer that takes over
-begins at the oldest that was not.
+A frame is released from its position once it is shown and its segment is whole; a mixer that takes over begins at the
+oldest that was not. Of a live source it shows what lies between where that is little, and else jumps to the newest.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 from serving.clock import NS_PER_S, Clock
 from serving.errors import CommitRefused, LogUnavailable, RecordInvalid
-from serving.frames import AlignedFrame, DroppedRun, Frame, FrameKey, FrameRecord, Picture, PictureCodec, SourceKind
+from serving.frames import AlignedFrame, DroppedRun, FrameKey, FrameRecord, PictureCodec, SourceKind
 from serving.media import OutputSummary
 from serving.ports_index import StateSink
 from serving.ports_log import Assignor, Committed, GroupOptions, LogRecord, RecordLog, TopicPartition
@@ -26,14 +25,16 @@ from serving.roles.monitor import RoleMonitor
 from serving.roles.names import Names
 from serving.roles.progress import Progress
 from serving.roles.registered import Registered
-from serving.roles.state import publish_state
+from serving.roles.state import publish_state, shown_fields
 from serving.roles.timelines import Timelines, check_ahead, first_and_last, is_whole
-from serving.roles.transport import enlarged
+from serving.roles.transport import lazily
 from serving.streams.mix_role import MixRole
 
 Owner = Callable[[int], str | None]
 NewMixRole = Callable[[TimelineMessage, Callable[[AlignedFrame], None], Owner], MixRole]
 MAX_WAITING = 64
+MAX_BACKLOG = 160  # frames of a live source between the last segment of a mixer that ended and the end of the log
+OPEN_NS = 10 * NS_PER_S  # a live source whose segment stays open for so long has stopped: it holds no position
 _Place = tuple[int, int]  # partition, offset
 
 
@@ -41,17 +42,19 @@ _Place = tuple[int, int]  # partition, offset
 class _Source:
     """One source that is shown here. places: of frames on their way through the mixer, by (epoch, frame_seq).
 
-    number: the partition it is in; another one once partitions were added.
+    number: the partition it is in; another one once partitions were added. gathers: it goes on where another mixer
+    ended, and what lies between is being read.
     """
 
     role: MixRole
     live: bool
     number: int
+    gathers: bool
     waiting: deque[tuple[_Place, FrameRecord, bool]] = field(default_factory=deque)
     places: dict[tuple[int, int], _Place] = field(default_factory=dict)
     outputs: list[OutputSummary] = field(default_factory=list)
     seen: dict[int, int] = field(default_factory=dict)  # next place to be read, by epoch
-    shown: deque[tuple[FrameKey, tuple[int, int]]] = field(default_factory=deque)  # and not yet done with
+    shown: deque[tuple[FrameKey, tuple[int, int], int]] = field(default_factory=deque)  # when; and not yet done with
     done: bool = False
 
     def is_over(self, epoch: int) -> bool:
@@ -84,6 +87,8 @@ class LogMixer:
         self._results_at: dict[int, int] = {}  # committed
         self._unread: deque[LogRecord] = deque()
         self._behind: Mapping[TopicPartition, int] = {}
+        self._ends: dict[TopicPartition, int] = {}  # when a partition came to us
+        self._log = log
         self._paused: set[TopicPartition] = set()
         self._committed_ns = clock.monotonic_ns()
         self.refused = 0
@@ -161,6 +166,8 @@ class LogMixer:
                 self._progress[place.partition] = Progress(self._consumer.position(place))
             else:
                 self._ahead[place.partition] = Ahead(self._consumer.position(place))
+        with suppress(LogUnavailable):  # only to tell how much lies between
+            self._ends.update((place, end) for place, (_, end) in self._log.bounds(positions).items())
         self.monitor.partitions(len(self._progress))
 
     def revoked(self, places: Sequence[TopicPartition]) -> None:
@@ -256,7 +263,7 @@ class LogMixer:
             source = known
         source.seen[frame.epoch], source.number = last + 1, record.partition
         self._progress[record.partition].read(record.offset)
-        source.waiting.append(((record.partition, record.offset), self._lazily(message), at_end))
+        source.waiting.append(((record.partition, record.offset), lazily(message, self._codec), at_end))
         ahead = self._ahead[record.partition]
         early = ahead.take(frame.source_id, frame.epoch, first, last)
         self._needs[record.partition][record.offset] = min([ahead.all_taken_to, *(offset for _, offset in early)])
@@ -268,8 +275,20 @@ class LogMixer:
         if self._registered is not None:
             self._news |= self._registered.poll() - {source_id}
         role = self._new_role(claimed, partial(self._shown, source_id), partial(self._owner, source_id))
-        source = self._sources[source_id] = _Source(role, claimed.info.kind is SourceKind.LIVE, number)
+        live = claimed.info.kind is SourceKind.LIVE
+        source = self._sources[source_id] = _Source(role, live, number, gathers=live and role.mixer.resumes)
         return source
+
+    def _is_gathered(self, source: _Source) -> bool:
+        """What a live source's last segment lacks, and its results, is read as it stood when we came; or it is much."""
+        places = [TopicPartition(topic, source.number) for topic in (self._frames, self._results)]
+        ours = set(self._consumer.assignment())
+        if any(self._consumer.position(place) < self._ends.get(place, 0) for place in places if place in ours):
+            source.gathers = len(source.waiting) <= MAX_BACKLOG
+        else:
+            source.gathers = False
+            source.role.mixer.catch_up()
+        return not source.gathers
 
     def _owner(self, source_id: str, epoch: int) -> str | None:
         found = self._timelines.find(source_id, epoch)
@@ -277,6 +296,8 @@ class LogMixer:
 
     def _show(self, source_id: str, source: _Source, now_ns: int) -> None:
         mixer = source.role.mixer
+        if source.gathers and not self._is_gathered(source):
+            return
         while source.waiting and (source.live or not mixer.full):
             place, record, at_end = source.waiting.popleft()
             if isinstance(record, DroppedRun) or mixer.is_fenced(record.epoch):
@@ -286,7 +307,7 @@ class LogMixer:
             source.role.frame(record, now_ns, at_end)
         source.role.poll(now_ns)
         source.role.tick(now_ns)
-        self._release(source)
+        self._release(source, now_ns)
         ended = self._timelines.ended(source_id)
         if ended is not None and not source.done and not source.waiting and is_whole(source.seen, ended):
             mixer.end()
@@ -298,13 +319,17 @@ class LogMixer:
 
     def _shown(self, source_id: str, shown: AlignedFrame) -> None:
         source = self._sources[source_id]
-        source.shown.append((shown.frame.key, (shown.frame.epoch, shown.frame.frame_seq)))
+        source.shown.append((shown.frame.key, (shown.frame.epoch, shown.frame.frame_seq), shown.released_mono_ns))
 
-    def _release(self, source: _Source) -> None:
+    def _release(self, source: _Source, now_ns: int) -> None:
         """What is shown, and not only held by an output, is done with, and so is what was left out before it."""
-        while source.shown and not source.role.may_lose(source.shown[0][0]):
-            _, key = source.shown.popleft()
-            while source.places and (oldest := next(iter(source.places))) <= key:
+        while source.shown:
+            key, place, released_ns = source.shown[0]
+            stopped = source.live and now_ns - released_ns > OPEN_NS
+            if not stopped and source.role.may_lose(key):
+                return
+            source.shown.popleft()
+            while source.places and (oldest := next(iter(source.places))) <= place:
                 self._is_done(source.places.pop(oldest))
 
     def _report(self) -> None:
@@ -322,7 +347,11 @@ class LogMixer:
 
         Where frames wait for results these are read on, those of later frames are passed over and read again later.
         """
-        full = {TopicPartition(self._frames, s.number) for s in self._sources.values() if len(s.waiting) > MAX_WAITING}
+        full = {
+            TopicPartition(self._frames, source.number)
+            for source in self._sources.values()
+            if len(source.waiting) > (MAX_BACKLOG if source.gathers else MAX_WAITING)
+        }
         for number, ahead in self._ahead.items():
             frames = TopicPartition(self._frames, number)
             if ahead.crowded and frames not in full and self._behind.get(frames, 0) > 0:
@@ -356,25 +385,3 @@ class LogMixer:
         for place, at in due.items():
             if place.topic == self._frames:
                 self._progress[place.partition].committed = at.offset
-
-    def _lazily(self, message: FrameMessage) -> FrameRecord:
-        """The picture is decoded where it is drawn, at the source's size, as boxes are in source pixels."""
-        record = message.record
-        if not isinstance(record, Frame) or record.picture is None or record.picture.encoded is None:
-            return record
-        load = partial(self._codec.decode, record.picture.encoded)
-        if message.scale != 1:
-            load = partial(enlarged, self._codec, record.picture.encoded, (message.width, message.height))
-        return replace(record, picture=Picture(load=load))
-
-
-def shown_fields(role: MixRole, epoch: int) -> dict[str, Any]:
-    """What `/v1/streams` tells of a mixed source (docs/redis.md). missing: analysed frames that were shown without."""
-    mixed, counted = role.mixer.counters, role.counters
-    return {
-        "epoch": epoch or None,
-        "shown": counted.frames,
-        "late": mixed.late,
-        "missing": counted.missing.total(),
-        "mismatched": mixed.mismatched,
-    }

@@ -99,9 +99,8 @@ class SourceOutputs:
     hls: list[Kept] = field(default_factory=list)
 
     def may_lose(self, key: FrameKey) -> bool:
-        """A file's frame is shown again where the process ends before its segment was whole. Of a live source whoever
-        goes on skips what is old: its frames are done with once they are shown."""
-        if self.live or not (self.wished is None or self.wished.mixed):
+        """A frame is shown again where the process ends before its segment was whole."""
+        if not (self.wished is None or self.wished.mixed):
             return False
         return not self.hls or self.hls[-1].may_lose(key)
 

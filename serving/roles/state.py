@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from serving.ports_index import ROLES, Json, StateSink
+from serving.streams.mix_role import MixRole
 
 MAX_STATE_BYTES = 16 << 10
 SILENT_MS = 5000  # without a picture for so long a source is not connected
@@ -45,4 +46,16 @@ def ingest_state(status: Json, error: str = "") -> dict[str, Any]:
         "frames": status.get("frames", 0),
         "connected": type(age_ms) is int and age_ms < SILENT_MS,
         "error": error[:500],
+    }
+
+
+def shown_fields(role: MixRole, epoch: int) -> dict[str, Any]:
+    """What `/v1/streams` tells of a mixed source (docs/redis.md). missing: analysed frames that were shown without."""
+    mixed, counted = role.mixer.counters, role.counters
+    return {
+        "epoch": epoch or None,
+        "shown": counted.frames,
+        "late": mixed.late,
+        "missing": counted.missing.total(),
+        "mismatched": mixed.mismatched,
     }

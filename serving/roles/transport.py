@@ -9,7 +9,7 @@ from functools import partial
 import cv2
 import numpy as np
 
-from serving.frames import Frame, Picture, PictureCodec
+from serving.frames import Frame, FrameRecord, Picture, PictureCodec
 from serving.records import FrameMessage
 from serving.types import PixelArray
 
@@ -39,6 +39,17 @@ def at_source_size(message: FrameMessage, codec: PictureCodec) -> FrameMessage:
         return message
     picture = Picture(load=partial(enlarged, codec, record.picture.encoded, (message.width, message.height)))
     return replace(message, record=replace(record, picture=picture), scale=Fraction(1))
+
+
+def lazily(message: FrameMessage, codec: PictureCodec) -> FrameRecord:
+    """Its record, with a picture that is decoded where it is drawn, at the source's size: boxes are in its pixels."""
+    record = message.record
+    if not isinstance(record, Frame) or record.picture is None or record.picture.encoded is None:
+        return record
+    load = partial(codec.decode, record.picture.encoded)
+    if message.scale != 1:
+        load = partial(enlarged, codec, record.picture.encoded, (message.width, message.height))
+    return replace(record, picture=Picture(load=load))
 
 
 def enlarged(codec: PictureCodec, data: bytes, size: tuple[int, int]) -> PixelArray:

@@ -272,6 +272,42 @@ def test_resume_shows_nothing_twice_and_goes_on_in_output_time() -> None:
     assert seen(out[0]) == [(1, 3.0, "measured")] and not out[0].discontinuity
 
 
+def test_a_little_backlog_of_a_live_source_is_shown_where_an_output_goes_on() -> None:
+    """After a restart: as it comes, then each frame at its deadline; without `catch_up` it jumps to the newest."""
+    for little in (True, False):
+        mixer = Mixer("s", MixerSettings(delay_ns=100 * MS, max_fps=25))
+        mixer.resume(FrameKey("s", 1, 80 * MS), 500 * MS)
+        if little:
+            mixer.catch_up()
+        out = []
+        for i in range(60):
+            mixer.post(post(frame(i), boxes({1: float(i)}, 0.5)), S)
+            out += mixer.frame(frame(i), S, at_end=i == 59)
+        out += mixer.poll(S)
+        assert out == [] or [s.frame.frame_seq for s in out] == list(range(3, 3 + len(out)))
+        assert (len(out) > 50) is little and all(seen(s)[0][2] == "measured" for s in out)
+        assert mixer.counters.skipped == (0 if little else 58) and mixer.counters.released_early == 0
+        before = len(out)
+        out += mixer.poll(S + 99 * MS)
+        assert len(out) == before + (2 if little else 1), "at their deadlines now"
+        out += mixer.poll(S + 100 * MS)
+        assert out[-1].frame.frame_seq == 59
+        if little:
+            assert [s.out_pts_ns // MS for s in out] == [540 + 40 * i for i in range(57)]
+        mixer.frame(frame(200), S + 3 * S)
+        mixer.frame(frame(201), S + 8 * S)
+        assert mixer.poll(S + 12 * S) is not None and mixer.counters.jumps > 0, "only once"
+
+
+def test_an_epoch_that_opened_while_nobody_mixed_follows_at_once_in_the_output() -> None:
+    """What the clock said when the last process ended is not known here."""
+    mixer = Mixer("s", MixerSettings(delay_ns=0))
+    mixer.resume(FrameKey("s", 1, 80 * MS), 500 * MS)
+    hours = 9 * 3600 * S
+    (shown,) = mixer.frame(frame(0, epoch=2), hours) or mixer.poll(hours)
+    assert shown.out_pts_ns == 540 * MS and shown.discontinuity
+
+
 def test_dropped_runs_hold_no_picture() -> None:
     mixer = Mixer("s", MixerSettings(live=False))
     mixer.frame(DroppedRun("s", 1, 0, 9, DropReason.NO_PTS, ("p",)), 0)

@@ -124,7 +124,44 @@ def test_what_is_skipped_to_catch_up_does_not_hold_the_position(
     for _ in range(60):
         clock.advance(50_000_000)
         role.step(0.0)
-    assert shown_of(role) <= 5 and committed(log) == Committed(103)
+    assert shown_of(role) <= 5 and committed(log) is None, "they are in no whole segment"
+    for _ in range(200):
+        clock.advance(50_000_000)
+        role.step(0.0)
+    assert shown_of(role) <= 5 and committed(log) == Committed(103), "a camera that stopped holds no position for ever"
+
+
+@pytest.mark.parametrize("missed", [30, 400], ids=["little", "much"])
+def test_f1_a_live_source_s_successor_shows_what_lies_between_where_it_is_little(
+    log: MemoryLog, clock: HandClock, mixer: Callable[[], LogMixer], tmp_path: Path, missed: int
+) -> None:
+    claim(log, kind=SourceKind.LIVE)
+
+    def live(role: LogMixer, seqs: range) -> None:
+        for seq in seqs:
+            write_frames(log, [seq], analyse=False)
+            clock.advance(40_000_000)
+            role.step(0.0)
+
+    first = mixer()
+    live(first, range(SHOWN_FIRST))
+    whole = tables(tmp_path / "gate")
+    assert whole == list(range(len(whole))) and 50 <= len(whole) < SHOWN_FIRST
+    log.expire(first._consumer)  # type: ignore[arg-type]
+    begins = SHOWN_FIRST + missed
+    write_frames(log, range(SHOWN_FIRST, begins))
+    worked(log, lambda worker: len(records(log, "results", decode_result)) >= missed, in_flight=1000)
+    clock.advance(missed * 40_000_000)
+    second = mixer()
+    live(second, range(begins, begins + 120))
+    mix, found = second.role("gate"), tables(tmp_path / "gate")
+    assert mix is not None and found[: len(whole)] == whole and found[-1] > begins
+    if missed == 30:
+        assert found == list(range(len(found))), "no gap, no frame twice"
+        assert mix.counters.boxes["measured"] > 0 and mix.mixer.counters.skipped == 0
+        assert mix.counters.missing.total() == 0, "with their results"
+    else:
+        assert mix.mixer.counters.skipped > 300 and found[len(whole)] >= begins - 1, "a jump to the newest"
 
 
 def test_a_file_that_is_read_a_second_time_is_shown_a_second_time(
