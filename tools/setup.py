@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import os
 import platform
 import shutil
@@ -34,10 +35,24 @@ def checks(profile: str) -> list[tuple[str, str, str, bool]]:
         ("system", "Linux x86_64", system, system == "Linux x86_64"),
         ("glibc", ">= 2.35", glibc, glibc != "none" and tuple(map(int, glibc.split("."))) >= (2, 35)),
         ("python", "3.11 to 3.13", ".".join(map(str, version)), (3, 11) <= version <= (3, 13)),
+        venv_row(),
         ("libpython", "shared library", "shared" if shared else "static", shared),
         ("free disk", f">= {NEED_GB[profile]} GB", f"{free:.0f} GB", free >= NEED_GB[profile] or VENV.is_dir()),
         ("download", "", DOWNLOAD_GB[profile], True),
     ]
+
+
+def needs_venv() -> bool:
+    """Whether `.venv` is to be made: there is none, or a failed try left one that nothing can be installed into."""
+    pip, uv = VENV / "bin/pip", TOOLS / "bin/uv"
+    return not (VENV / "bin/python").exists() or not (pip.exists() or uv.exists())
+
+
+def venv_row() -> tuple[str, str, str, bool]:
+    """Debian has what fills a new environment in a package of its own."""
+    good = not needs_venv() or importlib.util.find_spec("ensurepip") is not None
+    package = "python{}.{}-venv".format(*sys.version_info)
+    return "venv", f"pip for .venv (Debian: apt-get install {package})", "there" if good else "no ensurepip", good
 
 
 def print_table(rows: list[tuple[str, str, str, bool]]) -> bool:
@@ -66,8 +81,8 @@ def run(*command: str) -> None:
 def install(profile: str) -> None:
     """venv -> pip brings uv -> uv syncs the hashed lock -> our package -> Triton into a folder of its own."""
     python, uv = str(VENV / "bin/python"), str(TOOLS / "bin/uv")
-    if not Path(python).exists():
-        run(sys.executable, "-m", "venv", str(VENV))
+    if needs_venv():
+        run(sys.executable, "-m", "venv", "--clear", str(VENV))
     if not Path(uv).exists():  # in a folder of its own: a sync removes what the lock does not name
         run(python, "-m", "pip", "install", "--quiet", "--target", str(TOOLS), "uv>=0.8")
     run(uv, "pip", "sync", "--quiet", "--python", python, LOCKS[profile])

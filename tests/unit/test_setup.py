@@ -1,0 +1,60 @@
+"""`make setup`: its table names what a bare machine lacks, and a try that failed does not spoil the next one."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from tools import setup
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where `.venv` and `.tools` are to be."""
+    monkeypatch.setattr(setup, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(setup, "TOOLS", tmp_path / ".tools")
+    return tmp_path
+
+
+def _file(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+def _ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    ran: list[tuple[str, ...]] = []
+    monkeypatch.setattr(setup, "run", lambda *command: ran.append(command))
+    setup.install("full")
+    return ran
+
+
+def test_an_environment_without_pip_is_made_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `python -m venv` leaves behind where it fails at ensurepip."""
+    _file(folder / ".venv/bin/python")
+    first = _ran(monkeypatch)[0]
+    assert first[1:] == ("-m", "venv", "--clear", str(folder / ".venv"))
+
+
+@pytest.mark.parametrize("installer", [".venv/bin/pip", ".tools/bin/uv"])
+def test_an_environment_that_can_be_installed_into_stays(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, installer: str
+) -> None:
+    _file(folder / ".venv/bin/python")
+    _file(folder / installer)
+    assert not [command for command in _ran(monkeypatch) if "venv" in command]
+
+
+def test_a_python_without_ensurepip_is_told_with_its_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _row("venv")[3], "this Python has it"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    _, expected, found, good = _row("venv")
+    assert not good and found == "no ensurepip" and "apt-get install python3." in expected and "-venv" in expected
+    for name in (".venv/bin/python", ".venv/bin/pip"):
+        _file(folder / name)
+    assert _row("venv")[3], "nothing has to be made"
+
+
+def _row(name: str) -> tuple[str, str, str, bool]:
+    return next(row for row in setup.checks("full") if row[0] == name)
