@@ -6,6 +6,7 @@ of weak typing, TensorRT-RTX's supported architectures, Triton's security bullet
 
 from __future__ import annotations
 
+import ctypes.util
 import importlib.metadata
 import platform
 import re
@@ -81,7 +82,7 @@ def gather(triton_home: Path, cuda_version: str = "", triton_version: str = "") 
         system=f"{platform.system()} {platform.machine()}",
         glibc=platform.libc_ver()[1],
         python=platform.python_version(),
-        shared_libpython=bool(sysconfig.get_config_var("Py_ENABLE_SHARED")),
+        shared_libpython=_shared_libpython(),
         cpu=fields.get("model name", platform.processor()),
         cpu_flags=tuple(flag for flag in CPU_FLAGS if flag in flags),
         cores=_cores(cpuinfo),
@@ -98,6 +99,13 @@ def gather(triton_home: Path, cuda_version: str = "", triton_version: str = "") 
 
 def _cores(cpuinfo: str) -> int:
     return max(1, sum(line.startswith("processor") for line in cpuinfo.splitlines()))
+
+
+def _shared_libpython() -> bool:
+    """Debian calls each of its Pythons shared, and has the file in a package of its own."""
+    name, folder = (str(sysconfig.get_config_var(key) or "") for key in ("INSTSONAME", "LIBDIR"))
+    here = Path(folder, name).is_file() or ctypes.util.find_library(f"python{sysconfig.get_python_version()}")
+    return bool(sysconfig.get_config_var("Py_ENABLE_SHARED") and here)
 
 
 def _memory_mib() -> int:
@@ -137,8 +145,10 @@ def _machine(facts: Facts) -> Sequence[Finding]:
         return [Finding("bad", "system", why, "use a Linux x86_64 machine or container")]
     found = []
     if not facts.shared_libpython:
-        why = "Triton's Python stub loads the shared libpython, and this Python is static"
-        found.append(Finding("bad", "python", why, "build Python with --enable-shared, or use the distribution's"))
+        why = "Triton's Python stub loads the shared libpython, and this Python has none"
+        package = "libpython{}.{}".format(*_numbers(facts.python))
+        step = f"Debian: apt-get install {package}; else build Python with --enable-shared"
+        found.append(Finding("bad", "python", why, step))
     bf16 = "amx_bf16" in facts.cpu_flags or "avx512_bf16" in facts.cpu_flags
     why = "OpenVINO may run bf16 where the certificate allows it" if bf16 else "no bf16: OpenVINO runs f32"
     found.append(Finding("ok" if bf16 else "note", "cpu", f"{facts.cores} cores, {why}"))

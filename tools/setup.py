@@ -7,6 +7,7 @@ a stamp holds the hash of the lock files.
 from __future__ import annotations
 
 import argparse
+import ctypes.util
 import hashlib
 import importlib.util
 import os
@@ -29,14 +30,13 @@ def checks(profile: str) -> list[tuple[str, str, str, bool]]:
     version = sys.version_info[:2]
     glibc = platform.libc_ver()[1] or "none"
     free = shutil.disk_usage(ROOT).free / 1e9
-    shared = bool(sysconfig.get_config_var("Py_ENABLE_SHARED"))
     system = f"{platform.system()} {platform.machine()}"
     return [
         ("system", "Linux x86_64", system, system == "Linux x86_64"),
         ("glibc", ">= 2.35", glibc, glibc != "none" and tuple(map(int, glibc.split("."))) >= (2, 35)),
         ("python", "3.11 to 3.13", ".".join(map(str, version)), (3, 11) <= version <= (3, 13)),
         venv_row(),
-        ("libpython", "shared library", "shared" if shared else "static", shared),
+        libpython_row(),
         ("free disk", f">= {NEED_GB[profile]} GB", f"{free:.0f} GB", free >= NEED_GB[profile] or VENV.is_dir()),
         ("download", "", DOWNLOAD_GB[profile], True),
     ]
@@ -53,6 +53,19 @@ def venv_row() -> tuple[str, str, str, bool]:
     good = not needs_venv() or importlib.util.find_spec("ensurepip") is not None
     package = "python{}.{}-venv".format(*sys.version_info)
     return "venv", f"pip for .venv (Debian: apt-get install {package})", "there" if good else "no ensurepip", good
+
+
+def libpython_row() -> tuple[str, str, str, bool]:
+    """Debian calls each of its Pythons shared, and has the file in a package of its own."""
+    version = "python{}.{}".format(*sys.version_info)
+    name, folder = (str(sysconfig.get_config_var(key) or "") for key in ("INSTSONAME", "LIBDIR"))
+    if not sysconfig.get_config_var("Py_ENABLE_SHARED"):
+        found = "static"
+    elif Path(folder, name).is_file() or ctypes.util.find_library(version):
+        found = "shared"
+    else:
+        found = "no file of it"
+    return "libpython", f"shared library (Debian: apt-get install lib{version})", found, found == "shared"
 
 
 def print_table(rows: list[tuple[str, str, str, bool]]) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import dataclasses
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,19 @@ def test_the_command_of_the_entry_point(version: str, code: int) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
     assert done.returncode == code and done.stdout == ""
     assert done.stderr.count("\n") == code, done.stderr
+
+
+def test_a_shared_python_without_its_file_is_told_with_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"Py_ENABLE_SHARED": 1, "INSTSONAME": "libpython3.11.so.1.0", "LIBDIR": str(tmp_path)}
+    monkeypatch.setattr(sysconfig, "get_config_var", said.get)
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
+    assert not gather(Path("nowhere")).shared_libpython
+    worst = judge(dataclasses.replace(GOOD, shared_libpython=False))[0]
+    assert "apt-get install libpython3.11;" in worst.next_step
+    (tmp_path / "libpython3.11.so.1.0").touch()
+    assert gather(Path("nowhere")).shared_libpython
 
 
 def test_this_machine_can_be_read() -> None:

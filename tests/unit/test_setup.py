@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import importlib.util
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,20 @@ def test_a_python_without_ensurepip_is_told_with_its_package(folder: Path, monke
     for name in (".venv/bin/python", ".venv/bin/pip"):
         _file(folder / name)
     assert _row("venv")[3], "nothing has to be made"
+
+
+def test_a_libpython_that_is_not_there_is_told_with_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"Py_ENABLE_SHARED": 1, "INSTSONAME": "libpython3.so.1.0", "LIBDIR": str(tmp_path)}
+    monkeypatch.setattr(sysconfig, "get_config_var", said.get)
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
+    _, expected, found, good = _row("libpython")
+    assert not good and found == "no file of it" and "apt-get install libpython3." in expected
+    (tmp_path / "libpython3.so.1.0").touch()
+    assert _row("libpython")[3]
+    monkeypatch.setitem(said, "Py_ENABLE_SHARED", 0)
+    assert _row("libpython")[2:] == ("static", False)
 
 
 def _row(name: str) -> tuple[str, str, str, bool]:
