@@ -59,7 +59,7 @@ class Settings(BaseModel):
     body_min_rate: int = Field(1024, ge=0, description="bytes per second below which a body is cut")
     request_timeout_ms: int = Field(10_000, ge=1, description="deadline where the caller names none, milliseconds")
     max_in_flight: int = Field(64, ge=1, description="samples in flight per gateway process before 429")
-    drain_s: float = Field(5.0, ge=0, description="time between failing readiness and closing, seconds")
+    drain_s: float = Field(5.0, ge=0, le=20, description="time between failing readiness and closing, up to 20 seconds")
     canary_interval_s: float = Field(2.0, gt=0, description="time between canary inferences, seconds")
     staging: bool = Field(False, description="serve a version without certificate (private staging Triton only)")
     cuda_version: str = Field("", description="CUDA of the container, for doctor (NVIDIA images set CUDA_VERSION)")

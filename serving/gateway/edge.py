@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.errors import LockstepError
+from serving.errors import LockstepError, Unavailable
 from serving.gateway import errors
 from serving.gateway.context import STATE_KEY, Context, RequestState
 from serving.metrics import OTHER
@@ -46,6 +46,10 @@ class Edge:
         self.context.metrics.set("lockstep_http_requests_in_flight", self._open)
         try:
             await self.app(scope, exchange.receive, exchange.send)
+        except asyncio.CancelledError:  # this worker ends before the request does
+            if exchange.begun:
+                raise
+            await exchange.fail(Unavailable("cancelled: the worker ends"))
         except Exception as error:  # noqa: BLE001 - the edge: whatever it is becomes a problem document
             await exchange.fail(error)
         finally:
@@ -68,6 +72,11 @@ class _Exchange:
         self._context, self._scope, self._receive, self._send = context, scope, receive, send
         self._status = 0
         self._linger = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether an answer is on its way."""
+        return self._status != 0
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -108,7 +117,7 @@ class _Exchange:
 
     async def fail(self, error: Exception) -> None:
         """Answer with a problem document; an answer that had begun can only be cut."""
-        if self._status:
+        if self.begun:
             logger.error("request %s: failed after its answer began", self.state.request_id, exc_info=error)
             raise error
         members = self._members(error)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # gunicorn's parent imports this file, and must not import pr
 
 KEEP_ALIVE_S = 5
 LAST_CALL_S = 0.5
-EXIT_WITHIN_S = 25.0
+EXIT_WITHIN_S = 25.0  # after SIGTERM: `drain_s`, 20 at most, and then what is in flight
 MARGIN_S = 1.0
 
 

@@ -27,6 +27,7 @@ def test_every_layer_wins_over_the_one_below(tmp_path: Path) -> None:
     [
         ("prot: 1", {}, r"prot .*known settings: repository"),
         ("port: 99999", {}, r"port \(.*lockstep.yaml\): .*less than or equal to 65535, got 99999"),
+        ("drain_s: 25", {}, r"drain_s .*less than or equal to 20, got 25"),
         ("", {"LOCKSTEP_PORT": "high"}, r"port \(environment LOCKSTEP_PORT\): .*integer.*got 'high'"),
         ("- 1", {}, "expected a mapping"),
         ("a: [", {}, "cannot be read as YAML"),
