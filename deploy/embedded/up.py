@@ -202,9 +202,8 @@ class System:
         return pages
 
     def _write_config(self) -> None:
-        """Readable by its owner only: the password of Redis is in it."""
-        names = ("kafka", "redis", "repository", "mixed_dir", "sources_allowed_hosts", "kafka_prefix")
-        values = {name: self.settings.model_dump(mode="json")[name] for name in names}
+        """Readable by its owner only: the password of Redis is in it. `triton_url` is not: we ask our own."""
+        values = self.settings.model_dump(mode="json", exclude_defaults=True, exclude={"triton_url"})
         self.config_file.touch(mode=0o600)
         self.config_file.chmod(0o600)
         self.config_file.write_text(yaml.safe_dump(values))
