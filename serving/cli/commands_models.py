@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
-from serving.cli.output import print_json, print_table, say, settings_from
+from serving.cli.output import plain_console, print_json, print_table, say, settings_from
 
 if TYPE_CHECKING:
     from serving.bundle import ModelBundle
@@ -61,7 +60,7 @@ def check(spec: SpecPath, json: Json = False) -> None:
     from converters.check import check as check_spec
 
     report = check_spec(spec, progress=say)
-    print_json(report.to_dict()) if json else Console().print(report.to_table())
+    print_json(report.to_dict()) if json else plain_console().print(report.to_table())
     if not report.passed:
         raise typer.Exit(1)
 

@@ -25,7 +25,7 @@ def print_json(value: Any) -> None:
 
 def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows of equal keys as a table; an empty list says so."""
-    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    console = plain_console(None if sys.stdout.isatty() else PIPED_WIDTH)
     if not rows:
         console.print(f"{title}: none")
         return
@@ -35,6 +35,11 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
     console.print(table)
+
+
+def plain_console(width: int | None = None) -> Console:
+    """Writes values as they are: `[...]` and `:word:` in an address or a name are no markup of ours."""
+    return Console(width=width, markup=False, emoji=False)
 
 
 def settings_from(config: Path | None, **overrides: Any) -> Settings:
