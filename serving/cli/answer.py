@@ -40,16 +40,28 @@ def answer_in_process(settings: Settings, name: str, data: bytes, parameters: Ma
 def answer_from_server(
     server: str, name: str, data: bytes, media_type: str, parameters: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The same from `POST /v1/models/{name}/infer`."""
+    """The same from `POST /v1/models/{name}/infer`. Raises Unavailable and RemoteError."""
     url = f"{server.rstrip('/')}/v1/models/{name}/infer"
     try:
         reply = httpx.post(url, content=data, params=dict(parameters), headers={"content-type": media_type}, timeout=60)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise Unavailable(f"{server}: {error}", hint="is it running? lockstep serve") from error
-    document: dict[str, Any] = reply.json()
+    document = _document(url, reply)
     if reply.status_code != 200:
         raise RemoteError(f"{document.get('code')}: {document.get('detail')}", hint=str(document.get("hint") or ""))
     return document
+
+
+def _document(url: str, reply: httpx.Response) -> dict[str, Any]:
+    """A result or a problem. Raises Unavailable for what no gateway says."""
+    try:
+        document = reply.json()
+    except ValueError:
+        document = None
+    if isinstance(document, dict) and ("model" if reply.status_code == 200 else "code") in document:
+        return document
+    told = f"{url}: {reply.status_code} with {reply.text[:60]!r}, expected a result or a problem document"
+    raise Unavailable(told, hint="--server: the address of a running gateway, as `lockstep serve` prints it")
 
 
 def describe(document: Mapping[str, Any]) -> str:
