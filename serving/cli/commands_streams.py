@@ -87,6 +87,7 @@ def sync_test(
     repository: Repository = None, config: Config = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Measure from pixels that every box lies on the picture it was computed from (docs/sync-test.md)."""
+    from serving.adapters.video.storage import make_folder
     from serving.cli.answer import open_model
     from serving.testing.sync_model import as_detector
     from serving.testing.sync_play import read_picture
@@ -101,10 +102,12 @@ def sync_test(
         return
     settings = settings_from(config, repository=repository)
     infer = as_detector(open_model(settings, model).infer) if model else read_picture
+    if picture is not None:
+        make_folder(picture.parent)  # told before the minutes of the test
     report = measure(tuple(kind or ()), mutant, infer, keep, say)
+    print_json(report.to_document()) if json else print(report.text())
     if picture is not None:
         error_picture(report, picture)
-    print_json(report.to_document()) if json else print(report.text())
     if not report.ok:
         raise typer.Exit(1)
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from serving.adapters.video import AddressSource
 from serving.adapters.video.clips import ClipSpec, write_clip
+from serving.adapters.video.storage import make_folder, storage_error
 from serving.errors import ParameterInvalid
 from serving.media import PictureSeen
 from serving.testing.sync_clips import KINDS, NS_PER_S, Kind
@@ -65,7 +66,8 @@ class ForeignScore:
 
 
 def make_clip(kind: str, path: Path) -> int:
-    """Write a clip of one part, in the container that the suffix names; how many pictures. Raises ParameterInvalid."""
+    """Write a clip of one part, in the container that the suffix names; how many pictures. Raises ParameterInvalid,
+    StorageFailed."""
     found = _one_part(kind)
     container = {".mp4": "mp4", ".ts": "mpegts", ".mkv": "matroska", ".flv": "flv"}.get(path.suffix)
     if container is None:
@@ -77,7 +79,11 @@ def make_clip(kind: str, path: Path) -> int:
     shown = (
         (picture(n, 0, PATHS[found.path](t / NS_PER_S)), p) for n, (t, p) in enumerate(zip(times, stamps, strict=True))
     )
-    return write_clip(path, spec, shown)
+    make_folder(path.parent)
+    try:
+        return write_clip(path, spec, shown)
+    except OSError as error:  # as PyAV says it
+        raise storage_error(path, error) from error
 
 
 def check_mixed(kind: str, path: str) -> ForeignScore:

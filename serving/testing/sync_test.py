@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from serving.adapters.video.storage import make_folder, write_whole
 from serving.errors import LockstepError, ParameterInvalid
 from serving.streams.worker import Infer
 from serving.testing import sync_drift
@@ -86,7 +87,8 @@ def sync_test(
 ) -> SyncReport:
     """Run kinds by name (all, or those of the mutant). keep: a folder for clips and mixed videos.
 
-    infer: the detector; sync_code's is `serving.testing.sync_model.as_detector`. Raises ParameterInvalid.
+    infer: the detector; sync_code's is `serving.testing.sync_model.as_detector`. Raises ParameterInvalid and
+    StorageFailed.
     """
     if mutant and mutant not in MUTANTS:
         raise ParameterInvalid(f"--mutant: expected one of {', '.join(MUTANTS)}, got {mutant!r}")
@@ -94,6 +96,8 @@ def sync_test(
     chosen = list(kinds) or (list(MUTANT_KINDS[mutant]) if mutant else known)
     if unknown := sorted(set(chosen) - set(known)):
         raise ParameterInvalid(f"--kind: expected some of {', '.join(known)}, got {', '.join(unknown)}")
+    if keep is not None:
+        make_folder(keep)
     parts = MUTANTS[mutant].parts if mutant else None
     scores = []
     for name in chosen:
@@ -104,7 +108,8 @@ def sync_test(
 
 
 def error_picture(report: SyncReport, path: Path) -> None:
-    """A PNG of the alignment error (frames, up: the box is of a later picture) over time, a row a kind."""
+    """A PNG of the alignment error (frames, up: the box is of a later picture) over time, a row a kind. Raises
+    StorageFailed."""
     rows = [found for found in report.scores if found.errors]
     height, width, left = 44, 640, 190
     sheet = np.full((max(1, len(rows)) * height + 8, left + width + 8, 3), 255, np.uint8)
@@ -120,7 +125,7 @@ def error_picture(report: SyncReport, path: Path) -> None:
             x = left + round(at * step)
             colour = (0, 140, 0) if error == 0 else (0, 0, 220)
             cv2.line(sheet, (x, middle), (x, middle - round(error * scale)), colour, max(1, math.ceil(step)))
-    cv2.imwrite(str(path), sheet)
+    write_whole(path, cv2.imencode(".png", sheet)[1].tobytes())
 
 
 def _one(name: str, parts: Parts | None, infer: Infer, keep: Path | None) -> SyncScore:
@@ -128,7 +133,6 @@ def _one(name: str, parts: Parts | None, infer: Infer, keep: Path | None) -> Syn
         return sync_drift.drift(parts)
     with tempfile.TemporaryDirectory(prefix="sync-") as scratch:
         folder = keep or Path(scratch)
-        folder.mkdir(parents=True, exist_ok=True)
         try:
             return score(KINDS[name], play(KINDS[name], folder, parts, infer))
         except (LockstepError, ValueError) as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from serving.errors import StorageFailed
 from serving.testing.mutants import MUTANTS
 from serving.testing.sync_check import MAX_FILL_ERROR, MAX_TOGGLES, MIN_COVERAGE, MIN_MEASURED
 from serving.testing.sync_clips import KINDS
@@ -89,15 +90,24 @@ def test_the_command(tmp_path: Path) -> None:
     runner = CliRunner()
     good = runner.invoke(app, ["sync-test", "--kind", "reconnect_storm", "--json"])
     assert good.exit_code == 0 and json.loads(good.stdout)["kinds"][0]["exact"] == 1.0
-    bad = ["sync-test", "--mutant", "no_epoch", "--picture", str(tmp_path / "e.png"), "--keep", str(tmp_path / "k")]
+    picture = tmp_path / "new" / "e.png"
+    bad = ["sync-test", "--mutant", "no_epoch", "--picture", str(picture), "--keep", str(tmp_path / "k")]
     caught = runner.invoke(app, bad)
     assert caught.exit_code == 1 and "caught by reconnect_storm" in caught.stdout
-    assert (tmp_path / "e.png").stat().st_size > 500 and (tmp_path / "k" / "mixed-reconnect_storm.mp4").exists()
+    assert picture.stat().st_size > 500 and (tmp_path / "k" / "mixed-reconnect_storm.mp4").exists()
 
 
 def test_the_picture_of_an_empty_report(tmp_path: Path) -> None:
     error_picture(SyncReport("", ()), tmp_path / "e.png")
     assert (tmp_path / "e.png").exists()
+
+
+def test_an_output_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageFailed, match="file: cannot be written"):
+        sync_test(["no_b"], keep=tmp_path / "file")
+    with pytest.raises(StorageFailed, match="e.png: cannot be written"):
+        error_picture(SyncReport("", ()), tmp_path / "file" / "e.png")
 
 
 def test_the_shipped_model_reads_what_the_stub_reads() -> None:

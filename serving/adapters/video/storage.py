@@ -15,6 +15,14 @@ def storage_error(path: Path, error: OSError) -> StorageFailed:
     return StorageFailed(f"{path}: cannot be written: {reason}", hint="free some space, or choose another place")
 
 
+def make_folder(folder: Path) -> None:
+    """With those above it; one that is there stays. Raises StorageFailed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(folder, error) from error
+
+
 class PartFile:
     """`.NAME.part` beside NAME, locked. `commit` renames it; `discard` removes it. Raises StorageFailed."""
 

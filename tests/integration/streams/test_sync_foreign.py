@@ -11,7 +11,7 @@ import pytest
 from stream_helpers import document  # type: ignore[import-not-found]
 
 from serving.adapters.video import AddressSource, Mp4Writer
-from serving.errors import ParameterInvalid
+from serving.errors import ParameterInvalid, StorageFailed
 from serving.media import OutputStream, PictureSeen
 from serving.streams.drawing import Drawing
 from serving.streams.run import run
@@ -54,8 +54,8 @@ def test_boxes_of_earlier_pictures_are_told(tmp_path: Path, by: int) -> None:
 
 
 def test_a_clip_without_boxes_has_none(tmp_path: Path) -> None:
-    make_clip("no_b", tmp_path / "clip.mp4")
-    found = check_mixed("no_b", str(tmp_path / "clip.mp4"))
+    make_clip("no_b", tmp_path / "new" / "clip.mp4")
+    found = check_mixed("no_b", str(tmp_path / "new" / "clip.mp4"))
     assert (found.pictures, found.with_box, found.exact) == (300, 0, 0.0)
 
 
@@ -63,6 +63,9 @@ def test_what_cannot_be_made(tmp_path: Path) -> None:
     for kind, name in (("reconnect", "a.mp4"), ("nothing", "a.mp4"), ("ibbp", "a.gif")):
         with pytest.raises(ParameterInvalid, match="expected"):
             make_clip(kind, tmp_path / name)
+    (tmp_path / "folder.ts").mkdir()
+    with pytest.raises(StorageFailed, match="folder.ts: cannot be written"):
+        make_clip("ibbp", tmp_path / "folder.ts")
 
 
 def test_a_clip_keeps_its_rate_in_every_container(tmp_path: Path) -> None:
