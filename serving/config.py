@@ -156,7 +156,7 @@ def _from_file(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         value = yaml.safe_load(path.read_text("utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date that is none
         raise ConfigInvalid(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(value, dict):
         raise ConfigInvalid(f"{path}: expected a mapping of settings, got {type(value).__name__}")

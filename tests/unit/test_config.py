@@ -31,11 +31,15 @@ def test_every_layer_wins_over_the_one_below(tmp_path: Path) -> None:
         ("", {"LOCKSTEP_PORT": "high"}, r"port \(environment LOCKSTEP_PORT\): .*integer.*got 'high'"),
         ("- 1", {}, "expected a mapping"),
         ("a: [", {}, "cannot be read as YAML"),
+        ("a: 2026-13-45", {}, "cannot be read as YAML"),
+        (b"\xff\xfe", {}, r"lockstep.yaml: cannot be read as YAML: .*utf-8"),
     ],
 )
-def test_a_bad_setting_is_named_with_its_source(tmp_path: Path, text: str, env: dict[str, str], message: str) -> None:
+def test_a_bad_setting_is_named_with_its_source(
+    tmp_path: Path, text: str | bytes, env: dict[str, str], message: str
+) -> None:
     file = tmp_path / "lockstep.yaml"
-    file.write_text(text)
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ConfigInvalid, match=message):
         load_settings(file, env)
 
