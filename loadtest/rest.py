@@ -7,6 +7,7 @@ generator and foreign processes left. Median and bootstrap interval over the rou
 
 from __future__ import annotations
 
+import os
 import random
 import tempfile
 from collections.abc import Callable, Sequence
@@ -22,7 +23,8 @@ from loadtest.facts import ForeignLoad, machine_facts
 from loadtest.generators import Wrk
 from loadtest.workload import Workload, make_corpus
 
-CORES = 2
+CORES = len(os.sched_getaffinity(0))  # as many processes of every arm but ours, which has its defaults
+CLIENTS = 4 * CORES
 MAX_FOREIGN = 0.10 * CORES
 BATCH = 4
 LEAST_EQUAL, LEAST_EQUAL_PLAIN = 15 / 16, 12 / 16
@@ -75,7 +77,7 @@ def run(
                     cases += _cases(arms, newest, corpus, size, rounds, seconds, say)
             finally:
                 arms.stop()
-    return {"facts": machine_facts(), "rounds": rounds, "seconds": seconds, "cases": cases}
+    return {"facts": {**machine_facts(), "cores used": CORES}, "rounds": rounds, "seconds": seconds, "cases": cases}
 
 
 class _Servers:
@@ -85,8 +87,8 @@ class _Servers:
         self.model = model
         self.arms = [
             servers.ours((model,), repository, folder / "lockstep.log"),
-            servers.mosec(version_dir, folder / "mosec.log"),
-            servers.fastapi(version_dir, folder / "fastapi.log"),
+            servers.mosec(version_dir, folder / "mosec.log", CORES),
+            servers.fastapi(version_dir, folder / "fastapi.log", CORES),
         ]
 
     def start(self, say: Callable[[str], None]) -> None:
@@ -113,7 +115,7 @@ def _cases(
     wrk = Wrk(corpus)
     try:
         check_answers(arms, bare, corpus)
-        cases = [Case(arms.model, size, clients) for clients in (8, 1)]
+        cases = [Case(arms.model, size, clients) for clients in (CLIENTS, 1)]
         for case in cases:
             _measure(case, arms, bare, wrk, rounds, seconds, say)
         return cases

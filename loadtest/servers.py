@@ -88,20 +88,21 @@ def ours(models: Sequence[str], repository: Path, log: Path) -> ServerArm:
     return ServerArm("lockstep", command, f"{base}/v1/models/{models[0]}/infer", f"{base}/readyz", log=log)
 
 
-def mosec(version_dir: Path, log: Path) -> ServerArm:
-    """mosec, two workers, batch 4."""
+def mosec(version_dir: Path, log: Path, workers: int) -> ServerArm:
+    """mosec, batch 4."""
     port = free_port()
     command = [sys.executable, "-m", "loadtest.peers.mosec_peer", "--port", str(port), "--address", "127.0.0.1"]
     base = f"http://127.0.0.1:{port}"
-    env = {"LOADTEST_VERSION_DIR": str(version_dir), **THREAD_CAPS}
+    env = {"LOADTEST_VERSION_DIR": str(version_dir), "LOADTEST_WORKERS": str(workers), **THREAD_CAPS}
     return ServerArm("mosec", command, f"{base}/inference", f"{base}/metrics", env, log)
 
 
-def fastapi(version_dir: Path, log: Path) -> ServerArm:
-    """Plain FastAPI under uvicorn, two workers."""
+def fastapi(version_dir: Path, log: Path, workers: int) -> ServerArm:
+    """Plain FastAPI under uvicorn."""
     port = free_port()
     app = "loadtest.peers.fastapi_peer:app"
-    command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--workers", "2", "--log-level", "warning"]
+    command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--workers", str(workers)]
+    command += ["--log-level", "warning"]
     base = f"http://127.0.0.1:{port}"
     env = {"LOADTEST_VERSION_DIR": str(version_dir), **THREAD_CAPS}
     return ServerArm("fastapi", command, f"{base}/infer", base, env, log)

@@ -1,1 +1,1 @@
-"""The same model behind other servers, at their documented best settings on two cores."""
+"""The same model behind other servers, at their documented best settings, a worker a core."""

@@ -1,4 +1,4 @@
-"""Plain FastAPI: two workers, inference inline, the BEST loop inside. `LOADTEST_VERSION_DIR` names the model."""
+"""Plain FastAPI: a worker a core, inference inline, the BEST loop inside. `LOADTEST_VERSION_DIR` names the model."""
 
 from __future__ import annotations
 

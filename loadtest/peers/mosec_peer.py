@@ -1,4 +1,4 @@
-"""mosec: Rust front, two workers, batch 4 without waiting, the BEST loop inside."""
+"""mosec: Rust front, `LOADTEST_WORKERS` workers, batch 4 without waiting, the BEST loop inside."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ class Infer(Worker):  # type: ignore[misc]
 
 if __name__ == "__main__":
     server = Server()
-    server.append_worker(Infer, num=2, max_batch_size=4, max_wait_time=1)
+    server.append_worker(Infer, num=int(os.environ["LOADTEST_WORKERS"]), max_batch_size=4, max_wait_time=1)
     server.run()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from loadtest import loops, overload, report
-from loadtest.rest import Case, Sample
+from loadtest import loops, overload, report, rest
+from loadtest.rest import CORES, Case, Sample
 from loadtest.statistics import interval
 
 
@@ -16,18 +17,27 @@ def case(rates: list[tuple[float, float]], foreign: float = 0.0) -> Case:
     samples = []
     for best, ours in rates:
         samples.append(Sample("best", best, 5.0))
-        samples.append(Sample("lockstep", ours, 6.0, generator_cores=0.5, foreign_cores=foreign))
+        samples.append(Sample("lockstep", ours, 6.0, generator_cores=0.25 * CORES, foreign_cores=foreign))
     return Case("m", "640x480", 8, samples)
 
 
 def test_the_limit_leaves_out_the_generators_cores() -> None:
     found = report.ratios(case([(200, 120), (100, 75), (100, 66)]), "lockstep", "best")
-    assert found.median == pytest.approx(0.88)  # 66 of 100 * (2 - 0.5) / 2 = 75
+    assert found.median == pytest.approx(0.88)  # 66 of the 75 that three quarters of the cores leave of 100
     assert found.low <= found.median <= found.high and found.pairs == 3
 
 
 def test_pairs_with_foreign_load_are_dropped() -> None:
-    assert str(report.ratios(case([(100, 50)], foreign=0.5), "lockstep", "best")).startswith("nan")
+    assert str(report.ratios(case([(100, 50)], foreign=0.25 * CORES), "lockstep", "best")).startswith("nan")
+
+
+def test_every_arm_has_the_cores_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """BEST on two processes would be no limit for a server that uses every core."""
+    assert len(os.sched_getaffinity(0)) == CORES
+    monkeypatch.setattr(rest, "CORES", 7)
+    _, mosec, fastapi = rest._Servers("m", tmp_path, tmp_path, tmp_path).arms
+    assert mosec.env["LOADTEST_WORKERS"] == "7"
+    assert fastapi.command[fastapi.command.index("--workers") + 1] == "7"
 
 
 def test_an_interval_of_one_value_is_that_value_and_of_none_an_error() -> None:
