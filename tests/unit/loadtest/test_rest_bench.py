@@ -54,15 +54,28 @@ def test_a_finished_measurement_is_never_rewritten(tmp_path: Path) -> None:
         report.write(run, tmp_path, "rest-1")
 
 
-def test_goodput_counts_200_only() -> None:
-    document = {
+def overloaded(good: int, refused: int, errors: dict[str, int]) -> dict[str, object]:
+    """A report as oha writes it with --stats-success-breakdown; percentiles of nothing are null."""
+    codes = {"200": good, "429": refused}
+    return {
         "summary": {"total": 2.0},
-        "statusCodeDistribution": {"200": 60, "429": 140},
-        "latencyPercentiles": {"p50": 0.01, "p99": 0.2},
+        "statusCodeDistribution": {code: count for code, count in codes.items() if count},
+        "errorDistribution": errors,
+        "latencyPercentiles": {"p50": 0.01, "p99": 0.9},
+        "latencyPercentilesSuccessful": {"p50": 0.5, "p99": 0.9} if good else {"p50": None, "p99": None},
+        "latencyPercentilesNotSuccessful": {"p50": 0.002, "p99": 0.03} if refused else {"p50": None, "p99": None},
     }
-    found = overload.read(document, 100)
-    assert (found.goodput, found.refused_share, found.p99_ms) == (30.0, 0.7, 200.0)
-    assert "| 2x" in overload.table([(1.0, [found]), (2.0, [found])])
+
+
+def test_goodput_counts_200_only_and_refusals_have_their_own_latency() -> None:
+    found = overload.read(overloaded(60, 120, {"timeout": 20, "aborted due to deadline": 128}), 100)
+    assert (found.goodput, found.refused_share, found.unanswered_share) == (30.0, 0.6, 0.1)
+    assert (found.p50_ms, found.p99_ms, found.refused_p50_ms, found.refused_p99_ms) == (500.0, 900.0, 2.0, 30.0)
+    calm = overload.read(overloaded(60, 0, {}), 50)
+    head, _, first, second = overload.table([(1.0, [calm, calm]), (2.0, [found, calm])]).splitlines()
+    assert head.count("|") == first.count("|") == second.count("|")
+    assert first.startswith("| 1x (50/s) | 30.0 | 1.00 | 0% | 0% | 500 | 900 | - | - |")
+    assert second.endswith("| 30% | 5% | 500 | 900 | 2 | 30 |")
 
 
 def test_plain_averages_where_bilinear_would_skip_pixels() -> None:
