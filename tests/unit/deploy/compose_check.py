@@ -35,7 +35,10 @@ Service = Mapping[str, Any]
 def problems(root: Path) -> list[str]:
     """Everything that does not hold together, a line each; root: the repository."""
     compose = Compose(root)
-    checks = (settings_of, commands_of, ports_of, secrets_of, places_of, given_of, hardening_of, images_of, limits_of)
+    checks = (
+        settings_of, commands_of, ports_of, secrets_of, places_of, given_of, hardening_of, images_of, programs_of,
+        limits_of,
+    )  # fmt: skip
     return [text for check in checks for text in check(compose)]
 
 
@@ -283,6 +286,21 @@ def images_of(compose: Compose) -> Iterator[str]:
             "containers/entry.sh"
         ):
             yield f"{name}: nothing looks at the machine before the start"
+
+
+def programs_of(compose: Compose) -> Iterator[str]:
+    """`lockstep` is in each image. pip leaves out what a --target already has, so a second one writes no bin/."""
+    for name in CONTAINERFILES:
+        text = compose.read(f"containers/{name}")
+        folders = re.findall(r"--target (\S+)", text)
+        twice = {folder for folder in folders if folders.count(folder) > 1}
+        yield from (f"{name}: installs twice into {folder}, the second time without its bin/" for folder in twice)
+        for variable, below in (("PATH", "/bin"), ("PYTHONPATH", "")):
+            found = re.search(rf"\b{variable}=(\S+)", text)
+            listed = found[1].split(":") if found else []
+            yield from (f"{name}: {f}{below} is not in {variable}" for f in folders if f + below not in listed)
+        if not re.search(r"^RUN lockstep --help$", text.rpartition("\nUSER ")[2], re.M):
+            yield f"{name}: its build does not try the program as its user"
 
 
 def limits_of(compose: Compose) -> Iterator[str]:
