@@ -45,10 +45,10 @@ def checked(main: Path) -> str:
 
 
 @contextlib.contextmanager
-def front(folder: Path, gateways: Sequence[str]) -> Iterator[str]:
+def front(folder: Path, gateways: Sequence[str], grafana: str = "127.0.0.1:3000") -> Iterator[str]:
     """The address of a running front."""
     port = free_port()
-    main = prepared(folder, gateways, port)
+    main = prepared(folder, gateways, port, grafana)
     assert checked(main) == ""
     process = subprocess.Popen([NGINX, "-c", str(main), "-g", "daemon off;"], stderr=subprocess.DEVNULL)
     try:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import http.server
 import json
 import re
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +123,33 @@ def test_a_gateway_that_ends_is_left_for_the_other_without_a_failed_request(star
         second.process.wait(20)
         status, body, headers = ask(address, "GET", "/v1/models")
         assert status == 503 and json.loads(body)["code"] == "unavailable" and headers["retry-after"] == "1"
+
+
+def test_grafana_is_asked_under_the_name_the_browser_used(tmp_path: Path) -> None:
+    """It compares that name with the Origin of every request that changes something."""
+    told: list[dict[str, str]] = []
+
+    class Grafana(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append({name.lower(): value for name, value in self.headers.items()})
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(204)
+            self.end_headers()
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Grafana)
+    threading.Thread(target=server.serve_forever, name="grafana", daemon=True).start()
+    try:
+        with front(tmp_path, ["127.0.0.1:1"], f"127.0.0.1:{server.server_port}") as address:
+            assert ask(address, "POST", "/grafana/login", b"x", X_Forwarded_For="10.9.9.9")[0] == 204
+            assert ask(address, "POST", "/grafana/login", b"x", Connection="Upgrade", Upgrade="websocket")[0] == 204
+    finally:
+        server.shutdown()
+        server.server_close()
+    for headers in told:
+        assert (headers["host"], headers["x-forwarded-for"], headers["x-forwarded-proto"]) == (
+            address, "127.0.0.1", "http",
+        )  # fmt: skip
+    assert (told[1]["connection"], told[1]["upgrade"]) == ("upgrade", "websocket")
 
 
 def requests_at(gateway: Running) -> float:
