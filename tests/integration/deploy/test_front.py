@@ -77,6 +77,39 @@ def test_a_body_over_the_limit_ends_at_the_front_as_a_problem(address: str, gate
     assert requests_at(gateway) == before
 
 
+REFUSED = {
+    "no host": (b"GET /v1/models HTTP/1.1\r\n\r\n", 400, "http_invalid"),
+    "TLS to a plain port": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, "http_invalid"),
+    "a long line": (b"GET /" + b"a" * 20000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 400, "http_invalid"),
+    "a long header": (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 20000 + b"\r\n\r\n", 400, "http_invalid"),
+    "an unknown coding": (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: br\r\n\r\n", 400, "http_invalid"),
+    "another version": (b"GET / HTTP/9.1\r\nHost: x\r\n\r\n", 400, "http_invalid"),
+    "a method": (b"TRACE / HTTP/1.1\r\nHost: x\r\n\r\n", 405, "method_not_allowed"),
+    "metrics": (b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", 404, "not_found"),
+    "what is the front's own": (b"GET /front/http_invalid HTTP/1.1\r\nHost: x\r\n\r\n", 404, "not_found"),
+}
+
+
+@pytest.mark.parametrize(("request_bytes", "status", "code"), REFUSED.values(), ids=REFUSED)
+def test_what_the_front_refuses_itself_is_a_problem(address: str, request_bytes: bytes, status: int, code: str) -> None:
+    host, _, port = address.partition(":")
+    with socket.create_connection((host, int(port)), 20) as sock:
+        sock.sendall(request_bytes)
+        answer = http.client.HTTPResponse(sock)
+        answer.begin()
+        document = json.loads(answer.read(int(answer.headers["Content-Length"])))
+    assert answer.status == document["status"] == status and document["code"] == code and document["request_id"]
+    assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+def test_a_front_that_cannot_keep_a_body_says_so_as_a_problem(tmp_path: Path) -> None:
+    with front(tmp_path, ["127.0.0.1:1"]) as address:
+        (tmp_path / "client_body").rmdir()
+        status, body, headers = ask(address, "POST", INFER, b"x" * (1 << 20), Content_Type="image/jpeg")
+    assert status == 500 and json.loads(body)["code"] == "internal"
+    assert headers["content-type"] == "application/problem+json"
+
+
 def test_a_slow_body_does_not_reach_the_gateway_before_it_is_whole(address: str, gateway: Running) -> None:
     before = requests_at(gateway)
     host, _, port = address.partition(":")
