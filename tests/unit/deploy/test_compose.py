@@ -53,6 +53,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("prometheus/compose.yml", "names: [triton], type: A, port: 8002", "names: [triton], type: A, port: 8001x", "triton"),
     ("prometheus/compose.yml", "names: [worker], type: A, port: 9100", "names: [worker], type: A, port: 9101", "worker:9101"),
     ("prometheus/compose.yml", "job_name: mixer", "job_name: mixers", "nobody watches mixer"),
+    ("prometheus/compose.yml", "  - compose_alerts.yml\n", "", "mixer is not in both"),
+    ("prometheus/compose_alerts.yml", ' or absent(up{job="worker"})', "", "worker is not in both"),
     ("grafana/provisioning/datasources/prometheus.yaml", "prometheus:9090", "prometheus:9091", "prometheus:9091"),
     ("containers/triton.sh", "--grpc-port=8001", "--grpc-port=8011", "triton:8001"),
     ("containers/triton.sh", "shared-memory,", "", "does not close"),

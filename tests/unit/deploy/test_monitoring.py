@@ -105,7 +105,8 @@ def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.needs("prometheus")
 def test_configuration_and_rules_are_prometheus_own() -> None:
-    for arguments in (("check", "config", str(PROMETHEUS / "prometheus.yml")), ("test", "rules", str(TESTS))):
+    tests = [str(path) for path in sorted(TESTS.parent.glob("*.yml"))]
+    for arguments in (("check", "config", str(PROMETHEUS / "prometheus.yml")), ("test", "rules", *tests)):
         done = promtool(*arguments)
         assert done.returncode == 0, done.stdout + done.stderr
 
