@@ -171,7 +171,10 @@ METRICS: tuple[MetricDefinition, ...] = (
         "lockstep_ingest_source_frames", "gauge", "Records written by a source's present process.", ("source",)
     ),
     MetricDefinition(
-        "lockstep_ingest_picture_age_seconds", "gauge", "Time since the newest picture of a source.", ("source",)
+        "lockstep_ingest_picture_age_seconds",
+        "gauge",
+        "Time since a source's newest picture; before its first, since it is wanted.",
+        ("source",),
     ),
     MetricDefinition(
         "lockstep_ingest_child_ends_total", "counter", "Ends of processes that read a source, by how.", ("how",)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Protocol
 
-from serving.clock import NS_PER_S, Clock
+from serving.clock import NS_PER_MS, NS_PER_S, Clock
 from serving.errors import LogUnavailable
 from serving.records import StreamMessage
 
@@ -110,6 +110,7 @@ class _Source:
     started_ns: int = 0
     restarts: int = 0
     last: ChildEnd | None = None
+    picture_ns: int = 0  # when its newest picture came; before the first, when it was wanted
 
 
 @dataclass(slots=True)
@@ -120,13 +121,17 @@ class _Leaving:
 
 @dataclass(frozen=True, slots=True)
 class SourceView:
-    """One source for pages and tables. error: code and message of what went wrong last; "" while it runs well."""
+    """One source for pages and tables. error: code and message of what went wrong last; "" while it runs well.
+
+    silent_s: since its newest picture, whichever child had it; where there was none, since it is wanted.
+    """
 
     source_id: str
     state: SourceState
     pid: int
     restarts: int
     error: str
+    silent_s: float
     status: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -157,7 +162,8 @@ class Fleet:
         if known is not None:
             self._part_from(known, over=False)
         state = SourceState.ENDED if ended else SourceState.BACKOFF
-        self._sources[stream.source_id] = _Source(stream, state, due_ns=self._clock.monotonic_ns())
+        now_ns = self._clock.monotonic_ns()
+        self._sources[stream.source_id] = _Source(stream, state, due_ns=now_ns, picture_ns=now_ns)
 
     def drop(self, source_id: str, over: bool) -> None:
         """Read it no more. over: it was taken away; else somebody goes on with it."""
@@ -213,7 +219,8 @@ class Fleet:
 
     def views(self) -> list[SourceView]:
         """Each source, by name."""
-        return [_view(source) for _, source in sorted(self._sources.items())]
+        now_ns = self._clock.monotonic_ns()
+        return [_view(source, now_ns) for _, source in sorted(self._sources.items())]
 
     def reap(self) -> int:
         """Take the ends of children that were asked to end, kill those whose time is over; how many are left."""
@@ -246,6 +253,7 @@ class Fleet:
                 del self._leaving[source_id]
 
     def _look_after(self, source: _Source, child: Child, now_ns: int) -> None:
+        _note_picture(source, child)
         end = child.ended()
         if end is None and now_ns - child.heard_ns() > self._rules.silent_s * NS_PER_S:
             child.kill()
@@ -295,14 +303,24 @@ def replace_until(one: _Leaving, until_ns: int) -> _Leaving:
     return replace(one, until_ns=min(one.until_ns, until_ns))
 
 
-def _view(source: _Source) -> SourceView:
+def _note_picture(source: _Source, child: Child) -> None:
+    """Take the newest picture's time from what the child said; one that has had none yet says nothing of it."""
+    status = child.status()
+    age_ms = status.get("picture_age_ms")
+    if status.get("pictures") and age_ms is not None:
+        source.picture_ns = max(source.picture_ns, child.heard_ns() - age_ms * NS_PER_MS)
+
+
+def _view(source: _Source, now_ns: int) -> SourceView:
     child, last = source.child, source.last
+    if child is not None:
+        _note_picture(source, child)
     error = f"{last.code or last.how.value}: {last.message}" if last is not None and last.how is not End.OVER else ""
     if source.state is SourceState.CROWDED:
         error = "overloaded: this process reads as many sources as it may (ingest_max_sources)"
     return SourceView(
         source.stream.source_id, source.state, child.pid if child else 0, source.restarts, error,
-        child.status() if child else {},
+        (now_ns - source.picture_ns) / NS_PER_S, child.status() if child else {},
     )  # fmt: skip
 
 

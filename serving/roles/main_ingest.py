@@ -125,7 +125,7 @@ def _beat(fleet: Fleet, stop: threading.Event) -> None:
 
 def report(monitor: RoleMonitor, fleet: Fleet, counted: StreamMetrics, index: StateSink | None = None) -> None:
     """What the children are doing, as metrics and as states."""
-    views = fleet.views()
+    views, gone = fleet.views(), (SourceState.ENDED, SourceState.FENCED)
     for state in SourceState:
         count = sum(view.state is state for view in views)
         monitor.metrics.set("lockstep_ingest_sources", count, state=state.value)
@@ -136,12 +136,10 @@ def report(monitor: RoleMonitor, fleet: Fleet, counted: StreamMetrics, index: St
             monitor.metrics.set("lockstep_ingest_source_frames", status["frames"], source=view.source_id)
             epoch, connections, errors = status.get("epoch", 0), status.get("connections", 0), status.get("errors", {})
             counted.read(view.source_id, epoch, connections, errors, view.pid)
-        if status.get("picture_age_ms") is not None:
-            age_s = status["picture_age_ms"] / 1000
-            monitor.metrics.set("lockstep_ingest_picture_age_seconds", age_s, source=view.source_id)
+        if view.state not in gone:  # without a child too: pictures of what backs off or never answered are missed
+            monitor.metrics.set("lockstep_ingest_picture_age_seconds", view.silent_s, source=view.source_id)
         running = view.state is SourceState.RUNNING
         publish_state(index, "ingest", view.source_id, ingest_state(status if running else {}, view.error))
-    gone = (SourceState.ENDED, SourceState.FENCED)
     here = {view.source_id for view in views if view.state not in gone}
     for name in ("lockstep_ingest_source_up", "lockstep_ingest_source_frames", "lockstep_ingest_picture_age_seconds"):
         monitor.metrics.keep(name, "source", {*here, OTHER})

@@ -39,7 +39,9 @@ class FakeChild:
         self.stream, self._clock, self.pid = stream, clock, pid
         self.beats, self.asked, self.killed, self.stuck = 0, list[bool](), False, False
         self.heard = clock.monotonic_ns()
-        self.said: Mapping[str, Any] = {"frames": 7, "picture_age_ms": 40, "epoch": 1, "connections": 2, "errors": {}}
+        self.said: Mapping[str, Any] = {
+            "frames": 7, "pictures": 7, "picture_age_ms": 40, "epoch": 1, "connections": 2, "errors": {},
+        }  # fmt: skip
         self.how: ChildEnd | None = None
 
     def status(self) -> Mapping[str, Any]:
@@ -158,6 +160,33 @@ def test_a_child_that_says_nothing_hangs_and_is_killed(world: World) -> None:
     assert world.children[0].killed and world.state() is SourceState.BACKOFF
     assert world.fleet.take_ends() == {"stalled": 1}
     assert world.after(1).living == ["gate"]
+
+
+def test_the_newest_picture_ages_while_nothing_reads_and_whoever_reads_next_has_none(world: World) -> None:
+    def silent_s() -> float:
+        return world.fleet.views()[0].silent_s
+
+    world.fleet.want(GATE)
+    assert world.after(0).after(1) and silent_s() == 0.04
+    world.children[0].how = ChildEnd(End.CRASHED)
+    world.after(0)
+    world.clock.advance(NS_PER_S // 2)
+    assert world.state() is SourceState.BACKOFF and silent_s() == 0.54
+    world.after(1).children[1].said = {"frames": 0, "pictures": 0, "picture_age_ms": 100}
+    assert world.state() is SourceState.RUNNING and silent_s() == 1.54, "connected, and no picture yet"
+    world.clock.advance(NS_PER_S)
+    assert silent_s() == 2.54
+    world.children[1].said = {"frames": 1, "pictures": 1, "picture_age_ms": 100}
+    assert world.after(0) and silent_s() == 0.1
+
+
+def test_a_source_that_never_answered_is_silent_since_it_is_wanted(world: World) -> None:
+    world.fleet.want(GATE)
+    world.after(0).children[0].said = {}
+    for started in range(1, 6):
+        world.children[-1].how = ChildEnd(End.FAILED, "source_unreachable", "10.0.0.7: no route")
+        world.after(0).after(4).children[started].said = {}
+    assert world.fleet.views()[0].silent_s == 20
 
 
 def test_leases_are_renewed_once_a_second(world: World) -> None:
@@ -403,6 +432,7 @@ def test_metrics_of_the_fleet(log: MemoryLog, member: Member) -> None:
     assert (
         'lockstep_ingest_sources{state="backoff"} 1.0' in page and 'lockstep_ingest_sources{state="running"} 0' in page
     )
+    assert 'lockstep_ingest_picture_age_seconds{source="gate"}' in page, "its pictures are missed while it backs off"
     assert 'lockstep_ingest_child_ends_total{how="crashed"} 1.0' in page
     assert 'lockstep_ingest_child_ends_total{how="failed"} 0.0' in page, "what has not happened yet is there, at 0"
     member.world.after(2)
