@@ -18,8 +18,24 @@ if [ "$(id -u)" != 0 ]; then
     sudo -n true 2>/dev/null || { echo "not installed: not root, and sudo asks for a password" >&2; exit 0; }
     run="sudo -n"
 fi
-$run apt-get update -qq >/dev/null 2>&1
+# Packages of servers start them, some on every address. Debian asks policy-rc.d first, so while this lasts it says no;
+# one that is there already stays as it is. All in one shell, which may still remove it when sudo would ask again.
 # shellcheck disable=SC2086
-DEBIAN_FRONTEND=noninteractive $run apt-get install -y -qq --no-install-recommends $missing >/dev/null 2>&1 \
-    || echo "apt-get could not install:$missing" >&2
+if $run sh -s -- $missing <<'AS_ROOT'
+policy=/usr/sbin/policy-rc.d
+trap 'exit 1' HUP INT TERM
+if [ ! -e "$policy" ] && [ ! -L "$policy" ]; then
+    trap 'rm -f "$policy"' EXIT
+    { printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 0755 "$policy"; } || exit 1
+fi
+apt-get update -qq >/dev/null 2>&1 </dev/null
+DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null 2>&1 </dev/null || exit 1
+AS_ROOT
+then
+    echo "installed:$missing" >&2
+    echo "tests and make up start servers of their own; so that the system's do not start with the machine:" \
+        "systemctl disable nginx prometheus redis-server" >&2
+else
+    echo "apt-get could not install:$missing" >&2
+fi
 exit 0
