@@ -103,7 +103,8 @@ def published(repository: Path, sources: Sources) -> tuple[Path, dict[str, Any]]
     if certificate.get("spec_sha256") != spec_sha256(sources.spec):
         raise CertificateRefused(f"{sources.spec_path}: changed since version {versions[0].name} was made of it",
                                  hint="convert it again")  # fmt: skip
-    if certificate.get("checkpoint_sha256") != sources.checkpoint_sha256:
+    external = certificate.get("conversion", {}).get("external_data", {})
+    if (certificate.get("checkpoint_sha256"), external) != (sources.checkpoint_sha256, dict(sources.external)):
         raise CertificateRefused(f"{sources.checkpoint}: changed since version {versions[0].name} was made of it",
                                  hint="convert it again")  # fmt: skip
     return versions[0], certificate

@@ -64,6 +64,7 @@ def document_of(
             "reference_input": "training side's tensors" if report.training_tensors else "serving/preprocess",
             "versions": dict(report.versions),
             "isolation": dict(report.isolation),
+            "external_data": dict(sources.external),
             **reports,
         },
     )

@@ -9,11 +9,13 @@ import hashlib
 import importlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from converters.certificate import machine, tools
+from converters.digest import external_files
+from converters.local_code import code_of
 from converters.rows_gates import check_gates
 from converters.samples import Sample, SampleSet, read_samples
 from serving.bundle import sha256_of
@@ -32,7 +34,10 @@ _CODE = ("converters", "serving/preprocess", "serving/tasks", "serving/engines",
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The inputs of one conversion. `content_sha256` changes when anything that could change the result changes."""
+    """The inputs of one conversion. `content_sha256` changes when anything that could change the result changes.
+
+    external: SHA-256 of the files that an ONNX checkpoint keeps its weights in, by name.
+    """
 
     spec: ModelSpec
     spec_path: Path
@@ -45,6 +50,7 @@ class Sources:
     target: str
     content_sha256: str
     cache: Path
+    external: Mapping[str, str] = field(default_factory=dict)
 
 
 def gather(spec_path: Path, cache: Path, limit: int | None, target: str, progress: Progress) -> Sources:
@@ -71,16 +77,18 @@ def gather(spec_path: Path, cache: Path, limit: int | None, target: str, progres
     samples = read_samples(spec, sample_folder, limit)
     labels = spec.label_names(folder)
     spec = spec.with_class_ids(labels)
-    content = _content(spec, folder, checkpoint_sha256, samples, labels, target)
-    return Sources(spec, spec_path, task, checkpoint, checkpoint_sha256, labels, samples, limit, target, content, cache)
+    sources = Sources(
+        spec, spec_path, task, checkpoint, checkpoint_sha256, labels, samples, limit, target, "", cache,
+        external=_external(checkpoint) if spec.checkpoint.format == "onnx" else {},
+    )  # fmt: skip
+    return replace(sources, content_sha256=_content(sources))
 
 
 def of_pictures(sources: Sources, paths: Sequence[Path]) -> Sources:
     """The same model, to be asked for other pictures than its samples, in the order given."""
     samples = SampleSet(tuple(Sample(str(path), path, path.read_bytes()) for path in paths), labelled=False)
-    home = sources.spec_path.resolve().parent
-    content = _content(sources.spec, home, sources.checkpoint_sha256, samples, sources.labels, sources.target)
-    return replace(sources, samples=samples, content_sha256=content)
+    sources = replace(sources, samples=samples)
+    return replace(sources, content_sha256=_content(sources))
 
 
 def _brought(spec: ModelSpec, folder: Path, cache: Path, progress: Progress) -> tuple[Path, Path]:
@@ -104,37 +112,46 @@ def _brought(spec: ModelSpec, folder: Path, cache: Path, progress: Progress) -> 
     return checkpoint, samples
 
 
-def _content(
-    spec: ModelSpec, folder: Path, checkpoint_sha256: str, samples: SampleSet, labels: tuple[str, ...], target: str
-) -> str:
+def _external(model: Path) -> dict[str, str]:
+    return {path.name: sha256_of(path) for path in external_files(model)}
+
+
+def _reference(spec: ModelSpec, folder: Path) -> dict[str, str]:
+    """What `parity.reference` names, with the files that it keeps its weights in. Raises SpecInvalid."""
+    if spec.parity.reference is None:
+        return {}
+    path = folder / spec.parity.reference
+    if not path.is_file():
+        raise SpecInvalid(
+            f"{spec.name}: parity.reference: {path} does not exist", hint="paths are relative to the YAML"
+        )
+    return {path.name: sha256_of(path), **_external(path)}
+
+
+def _content(sources: Sources) -> str:
+    spec, folder = sources.spec, sources.spec_path.resolve().parent
+    named = [spec.factory.callable if spec.factory else "", spec.parity.training_side or ""]
+    named += [spec.constants.source or "", spec.constants.labels_source or ""]
     told = {
         "spec": spec.model_dump(mode="json"),
-        "checkpoint": checkpoint_sha256,
-        "samples": [(s.name, s.sha256, s.label) for s in samples.samples],
-        "labels": labels,
-        "target": target,
+        "checkpoint": sources.checkpoint_sha256,
+        "external": dict(sources.external),
+        "samples": [(s.name, s.sha256, s.label) for s in sources.samples.samples],
+        "labels": sources.labels,
+        "target": sources.target,
         "tools": tools(),
         "isa": machine()["isa"],
-        "reference": sha256_of(folder / spec.parity.reference) if spec.parity.reference else None,
-        "code": [(name, sha256_of(path)) for name, path in _code_files(spec, folder)],
+        "reference": _reference(spec, folder),
+        "code": [*((name, sha256_of(path)) for name, path in _own_code()), *code_of(filter(None, named), folder)],
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def _code_files(spec: ModelSpec, folder: Path) -> Iterator[tuple[str, Path]]:
-    """Our own deciding code, and the files of the factory and the training side where they lie beside the spec."""
+def _own_code() -> Iterator[tuple[str, Path]]:
     for part in _CODE:
         path = _ROOT / part
         found = sorted(path.rglob("*.py")) if path.is_dir() else [path]
         yield from ((os.fspath(p.relative_to(_ROOT)), p) for p in found)
-    named = [spec.factory.callable if spec.factory else "", spec.parity.training_side or ""]
-    named += [spec.constants.source or "", spec.constants.labels_source or ""]
-    for callable_ in filter(None, named):
-        relative = Path(*callable_.partition(":")[0].split("."))
-        for home in (folder, _ROOT):
-            for path in (home / relative.with_suffix(".py"), home / relative / "__init__.py"):
-                if path.is_file():
-                    yield callable_, path
 
 
 def spec_sha256(spec: ModelSpec) -> str:
