@@ -6,7 +6,7 @@ files that are judged are the published ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def certify(
         else:
             proof.rows += served_rows(version_dir, sources, computed, proof, settings, progress)
         manifest, reports = str(old["manifest_sha256"]), {"recertified": version_dir.name}
-        document = document_of(sources, computed, proof, int(version_dir.name), manifest, reports)
+        document = as_built(document_of(sources, computed, proof, int(version_dir.name), manifest, reports), old)
         if document["verdict"] != "passed" or server:
             write_certificate(document, sources, work.path)
             return ConvertResult("certified" if document["verdict"] == "passed" else "failed", document, work.path)
@@ -93,21 +93,49 @@ def find_spec(model: str | Path) -> Path:
 
 
 def published(repository: Path, sources: Sources) -> tuple[Path, dict[str, Any]]:
-    """The newest version and its CPU certificate; its files are unchanged and it was made from this very YAML."""
+    """The newest version that is certified for the target (else for target cpu), and that certificate.
+
+    Its files are unchanged, and it was made from this very YAML, these labels and this checkpoint. Raises NotFound,
+    CertificateRefused.
+    """
     name = sources.spec.name
     versions = versions_of(repository, name)
     if not versions:
         raise NotFound(f"{name}: no version in {repository}", hint=f"lockstep convert {sources.spec_path}")
-    certificate, _ = read_certificate(versions[0])
-    verify_manifest(versions[0], str(certificate.get("manifest_sha256")))
-    if certificate.get("spec_sha256") != spec_sha256(sources.spec):
-        raise CertificateRefused(f"{sources.spec_path}: changed since version {versions[0].name} was made of it",
-                                 hint="convert it again")  # fmt: skip
+    version_dir, target = _certified(versions, sources.target)
+    certificate, _ = read_certificate(version_dir, target)
+    verify_manifest(version_dir, str(certificate.get("manifest_sha256")))
     external = certificate.get("conversion", {}).get("external_data", {})
-    if (certificate.get("checkpoint_sha256"), external) != (sources.checkpoint_sha256, dict(sources.external)):
-        raise CertificateRefused(f"{sources.checkpoint}: changed since version {versions[0].name} was made of it",
-                                 hint="convert it again")  # fmt: skip
-    return versions[0], certificate
+    made_of = (
+        (sources.spec_path, certificate.get("spec_sha256") == spec_sha256(sources.spec)),
+        (f"{name}: labels", ModelBundle.staging(version_dir).labels == sources.labels),
+        (sources.checkpoint, certificate.get("checkpoint_sha256") == sources.checkpoint_sha256),
+        (f"{sources.checkpoint}: its external data", external == dict(sources.external)),
+    )
+    for what, same in made_of:
+        if not same:
+            raise CertificateRefused(f"{what}: changed since version {version_dir.name} was made of it",
+                                     hint=f"lockstep convert {sources.spec_path}")  # fmt: skip
+    return version_dir, certificate
+
+
+def _certified(versions: Sequence[Path], target: str) -> tuple[Path, str]:
+    """The version to be certified and the target of the certificate that it has."""
+    for wanted in dict.fromkeys((target, "cpu", "gpu")):
+        for version_dir in versions:
+            if (version_dir / f"certificate.{wanted}.json").is_file():
+                return version_dir, wanted
+    return versions[0], target
+
+
+def as_built(document: dict[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
+    """The new certificate's document with what the files were built from and with: no certification changes that."""
+    return {
+        **document,
+        "content_sha256": old["content_sha256"],
+        "tools": old["tools"],
+        "certified_with": document["tools"],
+    }
 
 
 def prove_again(sources: Sources, computed: Computed, version_dir: Path, old: Mapping[str, Any], say: Say) -> Proof:

@@ -93,6 +93,7 @@ def test_certify_replaces_the_certificate_and_names_a_running_server(converted: 
     result = certify(converted.spec_path, settings=settings, limit=LIMIT, progress=Lines())
     assert result.outcome == "certified", result.certificate["statement"]
     assert ModelBundle.load(folder).certificate_id != before
+    assert result.certificate["certified_with"] == converted.result.certificate["tools"]
     with private_triton(folder, settings) as triton:
         other = certify(converted.spec_path, settings=settings, limit=LIMIT, server=f"grpc://{triton.grpc_url}",
                         progress=Lines())  # fmt: skip
