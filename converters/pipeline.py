@@ -31,7 +31,7 @@ from converters.publish import (
     write_manifest,
 )
 from converters.record import ConvertResult, write_certificate
-from converters.rows_facts import expected_score_row, memory_row
+from converters.rows_facts import check_expected, expected_score_row, memory_row
 from converters.runners import LocalRunner
 from converters.samples import read_samples
 from converters.served import server_rows
@@ -105,6 +105,8 @@ def _gather(
     samples = read_samples(spec, _sample_folder(spec, spec_path, settings, progress), limit)
     rows = spec.answer.detections
     labels = plan.parts[rows].labels if rows is not None else spec.label_names(spec_path.resolve().parent)
+    task = task_named(spec.task)
+    check_expected(task, spec, {s.name: s.label for s in samples.samples}, labels)
     told = {
         "spec": spec.model_dump(mode="json"),
         "models": {name: bundle.certificate_id for name, bundle in models.items()},
@@ -114,7 +116,6 @@ def _gather(
         "target": target,
     }
     content = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-    task = task_named(spec.task)
     return Sources(spec, spec_path, task, spec_path, "", labels, samples, limit, target, content, settings.cache_dir)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 from converters.parity import StageRow, Status, failed, not_run
+from serving.errors import SpecInvalid
 from serving.spec import ExpectSpec, ModelSpec
-from serving.tasks.base import Task
+from serving.tasks.base import ReadsLabels, Task
 from serving.types import TaskResult
 
 NO_SOURCE = "no source"
@@ -112,6 +115,27 @@ def expected_score_row(
     gate = {expect.metric: expect.at_least}
     status: Status = "failed" if short else "passed"
     return StageRow("expected_score", status, compared, reason, gate, figures=figures, samples=len(labels))
+
+
+def check_expected(task: Task, spec: ModelSpec, labels: Mapping[str, str | None], names: Sequence[str]) -> None:
+    """Raise SpecInvalid where `expect` names no metric of the task, or a label is none that it can score.
+
+    labels: by sample, with class ids for the names of classes; names: of the classes. Called before anything is
+    converted: a wrong word in a CSV is not worth an hour.
+    """
+    if spec.expect is None:
+        return
+    # The mean of no result is no number: only the metric's name is asked about.
+    with warnings.catch_warnings(), contextlib.suppress(ValueError, LookupError, ArithmeticError):
+        warnings.simplefilter("ignore")
+        task.score(spec.expect.metric, [], [], spec)
+    for sample, label in labels.items():
+        if label is not None and isinstance(task, ReadsLabels):
+            try:
+                task.check_label(spec.expect.metric, label, names)
+            except SpecInvalid as error:
+                where = f"{spec.name}: parity.labels: {spec.parity.labels}: {sample}"
+                raise SpecInvalid(f"{where}: {error.message}", hint=error.hint) from error
 
 
 def memory_row(peak_rss_bytes: int | None) -> StageRow:

@@ -18,6 +18,7 @@ from serving.preprocess.audio import windows_of
 from serving.preprocess.decode import decode
 from serving.preprocess.reference import Prepared, prepare
 from serving.spec import ModelSpec, PreprocessSpec, SoundSpec
+from serving.spec_files import text_of
 from serving.types import DATATYPES, UNKNOWN, UNKNOWN_LABEL, Array
 
 SOUNDS = (".wav", ".flac")
@@ -133,9 +134,9 @@ def _read_labels(spec: ModelSpec, folder: Path, files: set[str]) -> Mapping[str,
         return {}
     path = folder / spec.parity.labels
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8"))))
-    except OSError as error:
-        raise SpecInvalid(f"{spec.name}: parity.labels: {path}: {error.strerror}") from error
+        rows = list(csv.DictReader(io.StringIO(text_of(path, f"{spec.name}: parity.labels"))))
+    except csv.Error as error:
+        raise SpecInvalid(f"{spec.name}: parity.labels: {path}: {error}") from error
     if not rows or {"file", "label"} - set(rows[0]):
         raise SpecInvalid(f"{spec.name}: parity.labels: {path}: expected a CSV with the columns file,label")
     unknown = sorted({row["file"] for row in rows} - files)
@@ -148,6 +149,11 @@ def truth(labels: Sequence[str | None], names: Sequence[str]) -> list[str | None
     """Label texts as class ids where they are class names (several: `cat;dog`); other texts stay as they are."""
     ids = {name: str(index) for index, name in enumerate(names)} | {UNKNOWN_LABEL: str(UNKNOWN)}
     return [None if label is None else ids.get(label) or _each(label, ids) for label in labels]
+
+
+def labels_of(samples: SampleSet, names: Sequence[str]) -> dict[str, str | None]:
+    """The label of every sample by its name, as `truth` gives it."""
+    return dict(zip(samples.names, truth([s.label for s in samples.samples], names), strict=True))
 
 
 def _each(label: str, ids: Mapping[str, str]) -> str:

@@ -16,8 +16,9 @@ from pathlib import Path
 from converters.certificate import machine, tools
 from converters.digest import external_files
 from converters.local_code import code_of
+from converters.rows_facts import check_expected
 from converters.rows_gates import check_gates
-from converters.samples import Sample, SampleSet, read_samples
+from converters.samples import Sample, SampleSet, labels_of, read_samples
 from serving.bundle import sha256_of
 from serving.errors import CheckpointRefused, ImportFailed, SpecInvalid
 from serving.spec import ModelSpec
@@ -76,6 +77,7 @@ def gather(spec_path: Path, cache: Path, limit: int | None, target: str, progres
         )
     samples = read_samples(spec, sample_folder, limit)
     labels = spec.label_names(folder)
+    check_expected(task, spec, labels_of(samples, labels), labels)
     spec = spec.with_class_ids(labels)
     sources = Sources(
         spec, spec_path, task, checkpoint, checkpoint_sha256, labels, samples, limit, target, "", cache,

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from serving.errors import SpecInvalid
+from serving.spec_files import labels_in
 from serving.spec_rules import RuleSpec
 from serving.spec_steps import MAY_HAVE_STEPS, OF_STEPS, AnswerSpec, StepSpec
 
@@ -318,10 +319,7 @@ class ModelSpec(_Strict):
         """The labels in class order; a file is read from `folder` when the path is relative."""
         if isinstance(self.labels, tuple):
             return self.labels
-        source = folder / self.labels
-        if not source.is_file():
-            raise SpecInvalid(f"{self.name}: labels file {self.labels} does not exist", hint=f"looked in {folder}")
-        return tuple(line.strip() for line in source.read_text("utf-8").splitlines() if line.strip())
+        return labels_in(folder, self.labels, self.name)
 
 
 def json_schema() -> dict[str, Any]:

@@ -149,6 +149,11 @@ class AudioTask:
             return float(np.mean([longest(r, spec) == t for r, t in zip(heard, labels, strict=True)]))
         raise SpecInvalid(f"{spec.name}: expect.metric: expected event_f1 or top1, got {metric!r}")
 
+    def check_label(self, metric: str, label: str, labels: Sequence[str]) -> None:
+        """event_f1: events that `truth_of` reads."""
+        if metric == "event_f1":
+            truth_of(label, labels)
+
     def new_session(self, spec: ModelSpec, parameters: Mapping[str, Any]) -> SoundSession:
         """A stream that is heard piece by piece: the network's state, the rest of a window and open events go along."""
         return SoundSession(sound_of(spec), rules_of(spec, parse_parameters(self, spec, parameters)))

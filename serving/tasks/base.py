@@ -131,6 +131,16 @@ class CountsClasses(Protocol):
 
 
 @runtime_checkable
+class ReadsLabels(Protocol):
+    """A task whose score reads numbers or events in a sample's label: a wrong one is told before the conversion."""
+
+    def check_label(self, metric: str, label: str, labels: Sequence[str]) -> None:
+        """Raise SpecInvalid where `score` could not read the label. Names of classes are class ids in it by now;
+        labels: the model's own, () where it has none."""
+        ...
+
+
+@runtime_checkable
 class FromSteps(Protocol):
     """A task whose results come from steps (serving/pipelines) and are no rows of boxes."""
 

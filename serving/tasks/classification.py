@@ -88,6 +88,13 @@ class ClassificationTask:
         """The length of the scores."""
         return int(np.shape(next(iter(raw.values())))[-1])
 
+    def check_label(self, metric: str, label: str, labels: Sequence[str]) -> None:
+        """Class ids joined by `;`, of the classes that there are; -1: unknown."""
+        for part in filter(None, label.split(";")):
+            number = int(part) if part.removeprefix("-").isdecimal() else None
+            if number is None or number < UNKNOWN or (labels and number >= len(labels)):
+                raise SpecInvalid(f"expected a class_id or a class's name, got {part!r}")
+
     def to_document(self, result: TaskResult, labels: Sequence[str]) -> dict[str, Any]:
         """`classes: [{class_id, label, score}]`, best first."""
         assert isinstance(result, Classification)

@@ -111,6 +111,11 @@ class DetectionTask:
         options = parse_options(DetectionOptions, spec)
         return int(_boxes_and_scores(raw, spec, options)[1].shape[1]) - options.background_class
 
+    def check_label(self, metric: str, label: str, labels: Sequence[str]) -> None:
+        """A number of objects."""
+        if not label.isdecimal():
+            raise SpecInvalid(f"expected the number of objects, got {label!r}")
+
     def to_document(self, result: TaskResult, labels: Sequence[str]) -> dict[str, Any]:
         """`detections: [{xyxy, confidence, class_id, label, track_id?, origin}]`, best first."""
         assert isinstance(result, Detections)

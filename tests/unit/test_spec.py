@@ -75,5 +75,18 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         spec.label_names(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(b"caf\xe9\n", r"labels\.txt: expected UTF-8 text, byte 3"), (b"cat\ndog\ncat\n", "'cat' stands there more than")],
+)
+def test_a_labels_file_is_utf_8_and_names_no_class_twice(data: bytes, words: str, tmp_path: Path) -> None:
+    spec = read(tmp_path, GOOD.replace("[daisy, rose]", "labels.txt"))
+    (tmp_path / "labels.txt").write_bytes(data)
+    with pytest.raises(SpecInvalid, match=words):
+        spec.label_names(tmp_path)
+    (tmp_path / "labels.txt").write_text("daisy\nrose\n", "utf-8-sig")
+    assert spec.label_names(tmp_path) == ("daisy", "rose"), "without the byte order mark"
+
+
 def test_the_schema_for_editors_knows_every_key() -> None:
     assert set(json_schema()["properties"]) == set(ModelSpec.model_fields)

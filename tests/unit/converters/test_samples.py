@@ -50,14 +50,20 @@ def test_a_limit_takes_evenly_spaced_samples(folder: Path) -> None:
         ("p0.png,dog\n", "columns file,label"),
         ("file,label\nmissing.png,dog\n", "names missing.png"),
         (None, "No such file"),
+        (b"file,label\np0.png,caf\xe9\n", "labels.csv: expected UTF-8 text, byte 21 is not"),
     ],
 )
-def test_bad_label_files_are_named(folder: Path, text: str | None, why: str) -> None:
+def test_bad_label_files_are_named(folder: Path, text: str | bytes | None, why: str) -> None:
     (folder / "labels.csv").unlink()
     if text is not None:
-        (folder / "labels.csv").write_text(text)
+        (folder / "labels.csv").write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(SpecInvalid, match=why):
         read_samples(_spec(), folder)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_header(folder: Path) -> None:
+    (folder / "labels.csv").write_text("file,label\np0.png,dog\n", "utf-8-sig")
+    assert read_samples(_spec(), folder).samples[0].label == "dog"
 
 
 def test_no_folder_and_no_samples(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 from small_onnx import WEIGHT, gathered, write_onnx, write_spec
 
 from converters.digest import external_files
@@ -88,3 +89,37 @@ def test_an_editable_package_counts_by_its_files(tmp_path: Path, monkeypatch: py
 def test_of_our_own_packages_the_named_file_counts(tmp_path: Path) -> None:
     named = [name for name, _ in code_of(["models.architectures.digits_net:digits_net"], tmp_path)]
     assert named == ["models/architectures/digits_net.py"]
+
+
+def _labelled(folder: Path, metric: str, label: str, task: str = "classification") -> Path:
+    write_onnx(folder / "m.onnx")
+    path = write_spec(
+        folder, task=task, inputs=[], outputs=["y"] if task == "classification" else ["boxes", "scores"],
+        preprocess={"width": 4, "height": 4}, labels=["cat", "dog"],
+        parity={"samples": "samples", "labels": "labels.csv"}, expect={"metric": metric, "at_least": 0.9},
+    )  # fmt: skip
+    Image.new("RGB", (4, 4)).save(folder / "samples" / "a.png")
+    (folder / "samples" / "labels.csv").write_text(f"file,label\na.png,{label}\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("metric", "label", "task", "words"),
+    [
+        ("top1", "cta", "classification", r"labels\.csv: a\.png: expected a class_id or a class's name, got 'cta'"),
+        ("f1", "cat;2", "classification", r"a\.png: expected a class_id .* got '2'"),
+        ("top2", "cat", "classification", r"expect\.metric: expected top1, top5 or f1, got 'top2'"),
+        ("count_exact", "many", "detection", r"a\.png: expected the number of objects, got 'many'"),
+        ("top1", "1", "detection", r"expect\.metric: expected count_exact or count_recall, got 'top1'"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_before_anything_is_converted(
+    metric: str, label: str, task: str, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SpecInvalid, match=words):
+        gathered(_labelled(tmp_path, metric, label, task))
+
+
+@pytest.mark.parametrize("label", ["cat", "1", "cat;dog", "unknown", ""])
+def test_labels_that_can_be_scored_are_taken(label: str, tmp_path: Path) -> None:
+    assert gathered(_labelled(tmp_path, "top1", label)).samples.labelled

@@ -10,7 +10,7 @@ import pytest
 from serving.errors import ParameterInvalid, SpecInvalid
 from serving.spec import ModelSpec
 from serving.tasks import task_named, task_names
-from serving.tasks.base import CountsClasses, parse_parameters
+from serving.tasks.base import CountsClasses, ReadsLabels, parse_parameters
 from serving.types import Classification, Detections, Embedding, ImageSize, ImageTransform, RawTensors
 
 SAME = ImageTransform(ImageSize(100, 100), ImageSize(100, 100), (1.0, 1.0))
@@ -213,6 +213,25 @@ def test_classes_are_counted_in_the_networks_outputs(
     assert isinstance(found, CountsClasses)
     raw = {f"output_{i}": np.zeros(shape, np.float32) for i, shape in enumerate(shapes)}
     assert found.count_classes(raw, spec(task, options=options)) == 3
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "good", "bad"),
+    [
+        ("classification", "top1", ["0", "1;0", "-1", ""], ["2", "-2", "cta"]),
+        ("detection", "count_exact", ["0", "12"], ["-1", "two", ""]),
+        ("face", "count_exact", ["1"], ["one"]),
+        ("audio", "event_f1", ["0.5-1.25:cat;2-3:dog", ""], ["cat", "1-2:cow"]),
+    ],
+)
+def test_labels_that_cannot_be_scored_are_refused(task: str, metric: str, good: list[str], bad: list[str]) -> None:
+    found = task_named(task)
+    assert isinstance(found, ReadsLabels)
+    for label in good:
+        found.check_label(metric, label, ("cat", "dog"))
+    for label in bad:
+        with pytest.raises(SpecInvalid):
+            found.check_label(metric, label, ("cat", "dog"))
 
 
 def test_embedding_normalises_and_compares_by_cosine() -> None:
