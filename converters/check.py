@@ -15,8 +15,9 @@ from converters.child import Progress, run_child
 from converters.job import RAW_ONNX, ChildJob, Limits
 from converters.multiply_adds import graph_costs
 from converters.onnx_checked import checked_onnx
-from converters.operators import TargetVerdict, operators_of, target_verdicts
+from converters.operators import TARGETS, TargetVerdict, operators_of, target_verdicts
 from converters.signature import example_inputs
+from converters.sources import task_of
 from serving.errors import SpecInvalid
 from serving.spec import ModelSpec
 from serving.types import TensorSpec
@@ -24,7 +25,8 @@ from serving.types import TensorSpec
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """parameters: the module's; multiply_adds: of one sample; last_feature_map: [channels, height, width] or ()."""
+    """parameters: the module's; multiply_adds: of one sample; last_feature_map: [channels, height, width] or ();
+    engines: those of the spec, which decide; other targets are told for comparison."""
 
     name: str
     task: str
@@ -36,12 +38,13 @@ class CheckReport:
     last_feature_module: str
     operators: Mapping[str, int]
     targets: tuple[TargetVerdict, ...]
+    engines: tuple[str, ...] = TARGETS
     notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """Whether every target of this machine takes the model."""
-        return all(target.verdict != "refused" for target in self.targets)
+        """Whether none of the spec's engines refuses the model."""
+        return all(target.verdict != "refused" for target in self.targets if target.target in self.engines)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -61,7 +64,8 @@ class CheckReport:
             table.add_row("last feature map", f"{sides} ({self.last_feature_module})")
         table.add_row("operators", ", ".join(f"{name} {count}" for name, count in self.operators.items()))
         for target in self.targets:
-            table.add_row(target.target, target.verdict + (f": {target.reason}" if target.reason else ""))
+            asked = "" if target.target in self.engines else " (not one of `engines`)"
+            table.add_row(target.target + asked, target.verdict + (f": {target.reason}" if target.reason else ""))
         for note in self.notes:
             table.add_row("note", note)
         return table
@@ -76,11 +80,13 @@ def check(
 
 
 def check_model(spec_path: Path, *, limits: Limits | None = None, progress: Progress | None = None) -> CheckReport:
-    """Build the network without its weights, export it and ask every target. Raises ConversionError classes.
+    """Build the network without its weights, export it and ask every target. Raises ConversionError classes: what the
+    task refuses in the YAML is refused before, as by a conversion.
 
     A format without a factory (TorchScript, torch.export, ONNX) is its own network, so its file is read.
     """
     spec = ModelSpec.read(spec_path)
+    task_of(spec)
     folder = spec_path.resolve().parent
     with tempfile.TemporaryDirectory(prefix="lockstep-check-") as name:
         work = Path(name)
@@ -99,6 +105,7 @@ def check_model(spec_path: Path, *, limits: Limits | None = None, progress: Prog
             last_feature_module=costs.last_feature_module,
             operators=operators_of(work / "model.onnx"),
             targets=target_verdicts(work / "model.onnx", spec),
+            engines=spec.engines,
             notes=(*child.notes, *report.notes, *(f"BatchNorm not folded: {left}" for left in report.batchnorm_left)),
         )
 

@@ -59,10 +59,7 @@ def gather(spec_path: Path, cache: Path, limit: int | None, target: str, progres
     spec = ModelSpec.read(spec_path)
     if spec.steps:
         raise SpecInvalid(f"{spec.name}: a pipeline is certified by `lockstep convert {spec_path}`, as a whole")
-    task = task_named(spec.task)
-    task.check(spec)
-    check_thresholds(task, spec)
-    check_gates(task, spec)
+    task = task_of(spec)
     folder = spec_path.resolve().parent
     checkpoint, sample_folder = _brought(spec, folder, cache, progress)
     if not checkpoint.is_file():
@@ -84,6 +81,15 @@ def gather(spec_path: Path, cache: Path, limit: int | None, target: str, progres
         external=_external(checkpoint) if spec.checkpoint.format == "onnx" else {},
     )  # fmt: skip
     return replace(sources, content_sha256=_content(sources))
+
+
+def task_of(spec: ModelSpec) -> Task:
+    """The task, which takes the spec's options, thresholds and gates. Raises SpecInvalid."""
+    task = task_named(spec.task)
+    task.check(spec)
+    check_thresholds(task, spec)
+    check_gates(task, spec)
+    return task
 
 
 def of_pictures(sources: Sources, paths: Sequence[Path]) -> Sources:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
-from converters.check import check_model
+from converters.check import CheckReport, check_model
 from converters.multiply_adds import graph_costs
-from converters.operators import target_verdicts
+from converters.operators import TargetVerdict, target_verdicts
 from serving.errors import SpecInvalid
 from serving.spec import ModelSpec
 
@@ -110,7 +111,36 @@ def test_a_spec_without_weights_is_checked_whole(tmp_path: Path) -> None:
 
 
 def test_a_network_that_is_its_own_file_needs_it(tmp_path: Path) -> None:
-    value = {"name": "m", "task": "raw", "inputs": [{"name": "x", "shape": [3]}], "checkpoint": {"format": "onnx"}}
+    value = {"name": "m", "task": "raw", "inputs": [{"name": "x", "shape": [3]}], "outputs": ["y"],
+             "checkpoint": {"format": "onnx"}}  # fmt: skip
     (tmp_path / "m.yaml").write_text(yaml.safe_dump(value))
     with pytest.raises(SpecInvalid, match=r"checkpoint\.path"):
         check_model(tmp_path / "m.yaml", progress=lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"task": "clasification"}, "unknown task 'clasification'"),
+        ({"task": "detection", "outputs": [], "options": {"decode": "yolo5"}}, r"options\.decode"),
+        ({"thresholds": {"default": {"score_treshold": 0.5}}}, "unknown parameter 'score_treshold'"),
+        ({"parity": {"gates": {"engine": {"cosine": 0.5}}}}, "looser than the default"),
+    ],
+)
+def test_what_a_conversion_refuses_in_the_yaml_is_refused(
+    changes: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    value = {
+        "name": "tiny", "task": "classification", "checkpoint": {"path": "none.pt"}, "outputs": ["logits"],
+        "factory": {"callable": "nets:tiny"}, "preprocess": {"width": 8, "height": 8, "colour": "grey"},
+    }  # fmt: skip
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**value, **changes}))
+    with pytest.raises(SpecInvalid, match=words):
+        check_model(tmp_path / "tiny.yaml", progress=lambda line: None)
+
+
+def test_a_target_that_is_none_of_the_engines_decides_nothing() -> None:
+    targets = (TargetVerdict("onnxruntime", "supported"), TargetVerdict("openvino", "refused", "Det"))
+    report = CheckReport("m", "raw", (), (), 0, 0, (), "", {}, targets, engines=("onnxruntime", "openvino"))
+    assert not report.passed
+    assert replace(report, engines=("onnxruntime", "tensorrt")).passed
