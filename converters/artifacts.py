@@ -16,6 +16,7 @@ from converters.arrays import load_samples, save_samples
 from converters.child import run_child
 from converters.job import REFERENCE, REPORT, TRAINING, ChildJob, ChildReport
 from converters.meter import Say
+from converters.publish import storage
 from converters.rows_network import Reference
 from converters.rows_preprocess import TrainingSide
 from converters.samples import hear_all, prepare_all, read_tensors
@@ -64,8 +65,9 @@ def computed_by_checkpoint(sources: Sources, work: WorkFolder, say: Say) -> Comp
     folder = work.path / CHILD
 
     def make() -> Mapping[str, Any]:
-        folder.mkdir(exist_ok=True)
-        save_samples(folder / "inputs.npz", inputs)
+        with storage(f"{folder}: the samples"):
+            folder.mkdir(exist_ok=True)
+            save_samples(folder / "inputs.npz", inputs)
         files = prepared is not None or spec.sound is not None
         pictures = tuple(s.path.resolve() for s in sources.samples.samples) if files else ()
         job = ChildJob(

@@ -1,11 +1,13 @@
 """`python -m converters.child JOB.json`: the limited child process, and `run_child`, which starts, watches and ends it.
 
-The child gets a clean environment, a process group of its own (killed as one when time is over) and an empty folder.
+The child gets a clean environment, a process group of its own (killed as one when time is over) and an empty folder; it
+ends with the process that started it: the lock of its folder goes with that one.
 It answers with report.json, which holds a ChildReport or `{"error": {"code", "message", "hint"}}`.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -14,16 +16,18 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from converters.job import REPORT, ChildJob, ChildReport, Limits
 from serving.config import load_settings
 from serving.errors import CheckpointRefused, ConversionError, LockstepError, StorageFailed, subclasses_by_code
+from serving.triton import exec_bound
 
 Progress = Callable[[str], None]
 _PROGRESS = "lockstep: "
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -42,7 +46,7 @@ def run_child(job: ChildJob, limits: Limits | None = None, progress: Progress | 
     except OSError as error:
         raise StorageFailed(f"{job.folder}: {error.strerror}", hint="the job folder must be writable") from error
     process = subprocess.Popen(
-        _command(request),
+        [sys.executable, "-I", "-S", exec_bound.__file__, str(os.getpid()), *_command(request)],
         env=_environment(job, limits),
         cwd=job.folder,
         stdin=subprocess.DEVNULL,
@@ -133,8 +137,10 @@ def _answer(job: ChildJob, limits: Limits, status: int, tail: list[str]) -> Chil
         -signal.SIGKILL: "it was killed (the machine may be out of memory)",
         -signal.SIGABRT: f"it aborted (memory limit {limits.memory_bytes} bytes)",
     }
-    why = reasons.get(status, f"it ended with status {status}")
     last = next((line for line in reversed(tail) if line.strip()), "no output")
+    if status == os.EX_IOERR:
+        raise StorageFailed(f"{job.folder}: {last}", hint="free space there, or set another cache_dir")
+    why = reasons.get(status, f"it ended with status {status}")
     raise CheckpointRefused(f"the checkpoint's process failed: {why}; last line: {last}")
 
 
@@ -152,19 +158,29 @@ def main(arguments: list[str]) -> int:
     # Only now: Python imports a sitecustomize from its path at start, which would run outside the walls.
     sys.path[1:1] = [str(path) for path in (job.spec_folder, *job.import_paths)]
     try:
+        (job.folder / REPORT).write_text(_done(job, limits, isolation), "utf-8")
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        _to_stderr(os.strerror(error.errno))
+        return os.EX_IOERR
+    return 0
+
+
+def _done(job: ChildJob, limits: Limits, isolation: Mapping[str, str]) -> str:
+    """The report, or the error that it holds."""
+    try:
         from converters.work import do
 
-        text = do(job, limits, isolation, lambda line: _to_stderr(_PROGRESS + line)).to_json()
+        return do(job, limits, isolation, lambda line: _to_stderr(_PROGRESS + line)).to_json()
     except LockstepError as error:
-        text = json.dumps({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
+        return json.dumps({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
     except MemoryError:
-        text = json.dumps({"error": _memory(limits)})
+        return json.dumps({"error": _memory(limits)})
     except RuntimeError as error:  # torch has no MemoryError of its own
         if "allocate memory" not in str(error):
             raise
-        text = json.dumps({"error": _memory(limits)})
-    (job.folder / REPORT).write_text(text, "utf-8")
-    return 0
+        return json.dumps({"error": _memory(limits)})
 
 
 def _memory(limits: Limits) -> dict[str, str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,13 +15,17 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from small_onnx import gathered, write_onnx, write_spec
 
 from converters import child
 from converters.arrays import load_samples, save_samples
+from converters.artifacts import computed_by_checkpoint
 from converters.child import run_child
 from converters.job import ChildJob, ChildReport, Limits, LoadReport
-from serving.errors import CheckpointRefused, ConversionError, KeysMismatch, SpecInvalid
+from converters.work_folder import WorkFolder
+from serving.errors import CheckpointRefused, ConversionError, KeysMismatch, SpecInvalid, StorageFailed
 
+ROOT = Path(__file__).resolve().parents[3]
 Job = Callable[..., ChildJob]
 needs_torch = pytest.mark.needs("torch")
 
@@ -120,6 +126,74 @@ def test_a_child_that_hangs_is_ended_with_its_children(
     while psutil.pid_exists(grandchild) and psutil.Process(grandchild).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline, "the grandchild outlived its group"
         time.sleep(0.05)
+
+
+RUN = """
+import sys
+from pathlib import Path
+from converters import child
+from converters.job import ChildJob
+child._command = lambda request: [sys.executable, "-c", sys.argv[2]]
+child.run_child(ChildJob.from_json(Path(sys.argv[1]).read_text()))
+"""
+WALLED = """
+import os, time
+from pathlib import Path
+from converters import sandbox
+from converters.job import Limits
+sandbox.enter(Path.cwd(), Limits())
+Path("pid.new").write_text(str(os.getpid()))
+os.rename("pid.new", "pid")
+time.sleep(60)
+"""
+
+
+def test_a_child_ends_with_a_converter_that_is_killed(job: Job, tmp_path: Path) -> None:
+    """The lock goes with the converter, so the next one would start a second child in the same folder."""
+    task = job(None)
+    (tmp_path / "task.json").write_text(task.to_json())
+    command = [sys.executable, "-c", RUN, str(tmp_path / "task.json"), WALLED]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as converter:
+        deadline = time.monotonic() + 30
+        while not (task.folder / "pid").is_file():
+            assert converter.poll() is None and time.monotonic() < deadline, "the child did not start"
+            time.sleep(0.05)
+        child_process = psutil.Process(int((task.folder / "pid").read_text()))
+        converter.kill()
+    _, alive = psutil.wait_procs([child_process], timeout=10)
+    for process in alive:
+        process.kill()
+    assert not alive, "the child outlived its converter"
+
+
+FULL = """
+import errno, sys
+import converters.work
+from converters import child
+
+def full(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device", "model.raw.onnx")
+
+converters.work.do = full
+sys.exit(child.main(sys.argv[1:]))
+"""
+
+
+def test_a_full_disk_is_no_fault_of_the_checkpoint(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_command", lambda request: [sys.executable, "-c", FULL, str(request)])
+    with pytest.raises(StorageFailed, match="No space left on device"):
+        run_child(job(None), progress=lambda line: None)
+
+
+def test_a_disk_that_is_full_before_the_child_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, samples: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    write_onnx(tmp_path / "m.onnx")
+    sources = gathered(write_spec(tmp_path))
+    monkeypatch.setattr("converters.artifacts.save_samples", full)
+    with pytest.raises(StorageFailed, match=r"No space left on device .*inputs\.npz"):
+        computed_by_checkpoint(sources, WorkFolder.of(tmp_path, "small", "a" * 64), lambda line: None)
 
 
 def test_a_child_that_dies_says_its_last_line(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
