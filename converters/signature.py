@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from serving.preprocess.geometry import free_sides, plane_of
 from serving.sequences import WINDOW
 from serving.spec import ModelSpec, SoundSpec, TensorDecl
 from serving.types import DATATYPES, Array
@@ -15,20 +16,20 @@ _FREE_SIDE = 224
 
 
 def network_inputs(spec: ModelSpec) -> tuple[TensorDecl, ...]:
-    """The inputs without their batch axis: the declared ones (raw), else one picture tensor `images`.
+    """The inputs without their batch axis: the declared ones (raw), else one picture tensor `images`, as padded.
 
-    A side that is free (`width` or `height` 0) is -1 and ranges over the spec's sides.
+    A side that is free (`width` or `height` 0) is -1 and ranges over what the rule makes (geometry.free_sides).
     """
     if spec.sound is not None:
         return _sound_inputs(spec, spec.sound)
     if spec.task == "raw" or spec.preprocess is None:
         return spec.inputs
     rule = spec.preprocess
-    sides = (rule.height or -1, rule.width or -1)
+    plane = plane_of(rule)
+    sides = (plane.height, plane.width) if plane else (rule.height or -1, rule.width or -1)
     first = 0 if rule.layout == "nhwc" else 1
     shape = (*sides, rule.channels) if rule.layout == "nhwc" else (rule.channels, *sides)
-    bounds = (rule.min_side or 32, rule.max_side or 1333)
-    dynamic = {first + i: (min(bounds), max(bounds)) for i, side in enumerate(sides) if side == -1}
+    dynamic = {first + i: free_sides(rule) for i, side in enumerate(sides) if side == -1}
     name = spec.inputs[0].name if spec.inputs else IMAGES
     return (TensorDecl(name=name, datatype="FP32", shape=shape, dynamic=dynamic),)
 
@@ -55,18 +56,19 @@ def example_inputs(spec: ModelSpec, batch: int, seed: int = 0) -> dict[str, Arra
     """Seeded inputs of the declared shapes, for tracing; free sides take a middle size of their range."""
     rng = np.random.default_rng(seed)
     multiple = spec.preprocess.pad_multiple if spec.preprocess else 1
+    usual = max(_FREE_SIDE, (spec.preprocess.min_side or 0) if spec.preprocess else 0)
     example = {}
     for declared in network_inputs(spec):
-        sides = [_side(declared, axis, side, multiple) for axis, side in enumerate(declared.shape)]
+        sides = [_side(declared, axis, side, multiple, usual) for axis, side in enumerate(declared.shape)]
         example[declared.name] = _values(rng, declared.datatype, [batch, *sides])
     return example
 
 
-def _side(declared: TensorDecl, axis: int, side: int, multiple: int) -> int:
+def _side(declared: TensorDecl, axis: int, side: int, multiple: int, usual: int) -> int:
     if side != -1 and axis not in declared.dynamic:
         return side
-    low, high = declared.dynamic.get(axis, (_FREE_SIDE, _FREE_SIDE))
-    middle = min(max(_FREE_SIDE, low), high)
+    low, high = declared.dynamic.get(axis, (usual, usual))
+    middle = min(max(usual, low), high)
     return max(multiple, middle // multiple * multiple)
 
 

@@ -196,10 +196,19 @@ def profile_of(
                         f"input {tensor.name}: axis {axis} is free but has no range", hint="give `dynamic` in `inputs`"
                     )
                 low, high = known.dynamic[axis - 1]
-                ends.append((low, (low + high) // 2, high))
+                ends.append((low, _usual(low, high, spec), high))
         low_, opt, high_ = zip(*ends, strict=True)
         shapes[tensor.name] = (tuple(low_), tuple(opt), tuple(high_))
     return shapes
+
+
+def _usual(low: int, high: int, spec: ModelSpec) -> int:
+    """What a free side is tuned for: the middle of what the rule aims at, as it is padded."""
+    rule = spec.preprocess
+    if rule is None:
+        return (low + high) // 2
+    aimed = min(max(low, rule.min_side or low), high)
+    return max(low, (aimed + high) // 2 // rule.pad_multiple * rule.pad_multiple)
 
 
 def _serialized(trt: Any, network: ParsedNetwork, spec: ModelSpec, group: tuple[str, ...], progress: Progress) -> bytes:

@@ -15,6 +15,8 @@ from serving.types import ImageSize, ImageTransform
 MAX_RESIZED_PIXELS = 40_000_000
 # A 40 megapixel photo of 3:2 is 60 million pixels as a square; 16384 x 2 would be 268 million.
 MAX_PADDED_PIXELS = 80_000_000
+# Between them lies what a network with free sides is given: less than 32 leaves nothing of it after five halvings.
+LEAST_SIDE, GREATEST_SIDE = 32, 1333
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,18 @@ def plane_of(spec: PreprocessSpec) -> ImageSize | None:
     if not (spec.width and spec.height):
         return None
     return ImageSize(_round_up(spec.width, spec.pad_multiple), _round_up(spec.height, spec.pad_multiple))
+
+
+def free_sides(spec: PreprocessSpec) -> tuple[int, int]:
+    """The least and the greatest a free side may be, in pixels, padding to a multiple included.
+
+    `max_side` leaves a long picture's short side under `min_side`, and without `scale_up` a small picture stays small:
+    there the least is LEAST_SIDE. What nothing bounds from above ends at GREATEST_SIDE.
+    """
+    shrinks = spec.resize == "min_max_side" and (spec.max_side is not None or not spec.scale_up)
+    low = LEAST_SIDE if shrinks else spec.min_side or LEAST_SIDE
+    high = spec.max_side or max(GREATEST_SIDE, low, spec.min_side or 0)
+    return _round_up(min(low, high), spec.pad_multiple), _round_up(max(low, high), spec.pad_multiple)
 
 
 def _resized(source: ImageSize, spec: PreprocessSpec) -> ImageSize:

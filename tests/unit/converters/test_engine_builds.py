@@ -166,7 +166,8 @@ def test_profiles_come_from_the_spec() -> None:
         batch={"opt": 2, "max": 4},
     )
     shapes = profile_of([TensorSpec("images", "FP32", (-1, 3, -1, -1))], spec)
-    assert shapes == {"images": ((1, 3, 320, 320), (2, 3, 480, 480), (4, 3, 640, 640))}
+    # 32: max_side leaves the short side of a long picture that little.
+    assert shapes == {"images": ((1, 3, 32, 32), (2, 3, 480, 480), (4, 3, 640, 640))}
     with pytest.raises(BuildFailed, match="axis 2 is free"):
         profile_of([TensorSpec("other", "FP32", (-1, 3, -1))], spec)
 
