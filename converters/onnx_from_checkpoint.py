@@ -1,5 +1,7 @@
 """`torch.onnx.export` of a loaded checkpoint: FP32, named tensors, a free batch axis. Limited child only.
 
+With `batch: {max: 1}` in the spec the batch axis is fixed to one sample: some networks know no other.
+
 Modules go through torch.export and the exporter built on it, a TorchScript checkpoint through the older one
 (docs/decisions/0002-onnx-export-path.md). Neither is a fallback for the other.
 """
@@ -27,7 +29,7 @@ BATCH = "batch"
 def onnx_from_module(module: Any, program: Any | None, spec: ModelSpec, example: dict[str, Array], path: Path) -> str:
     """Write the FP32 graph to `path`; returns the exporter used (dynamo or torchscript).
 
-    example: one batch of at least two samples (a batch of one is traced as a constant).
+    example: one batch of at least two samples (a batch of one is traced as a constant), of one with `batch: {max: 1}`.
     Raises NotFrozen, OperatorUnsupported (with module paths), CheckpointRefused, ConversionError.
     """
     arguments = ordered(spec, example)
@@ -46,20 +48,19 @@ def onnx_from_module(module: Any, program: Any | None, spec: ModelSpec, example:
 
 def _traced(module: Any, spec: ModelSpec, arguments: tuple[Any, ...]) -> Any:
     """torch.export with free axes; a network that cannot take a free batch is refused with the exporter's words."""
-    batch = torch.export.Dim(BATCH)
+    batch: dict[int, Any] = {0: torch.export.Dim(BATCH)} if spec.batch.max > 1 else {}
     shapes = []
     for declared in network_inputs(spec):
-        free: dict[int, Any] = {0: batch}
-        free.update({axis + 1: torch.export.Dim.DYNAMIC for axis in declared.dynamic})
-        shapes.append(free)
+        shapes.append({**batch, **{axis + 1: torch.export.Dim.DYNAMIC for axis in declared.dynamic}})
     # One positional argument may be `*args` or named anything, so shapes go by position.
     try:
         with torch.no_grad():
             return torch.export.export(module, arguments, dynamic_shapes=_by_name(module, shapes), strict=False)
     except torch._dynamo.exc.UserError as error:
+        free_batch = " with a free batch" if batch else ""
         raise ConversionError(
-            f"the network cannot be traced with a free batch: {_line(error)}",
-            hint="no Python number may be taken from a tensor's shape or values; export it as TorchScript otherwise",
+            f"the network cannot be traced{free_batch}: {_line(error)}",
+            hint="take no Python number from a tensor's shape or values; else set batch: {max: 1}, or use TorchScript",
         ) from error
     except MemoryError:
         raise
@@ -107,7 +108,8 @@ def _export_program(
 def _export_script(
     module: Any, spec: ModelSpec, arguments: tuple[Any, ...], inputs: list[str], outputs: list[str], path: Path
 ) -> None:
-    axes: dict[str, dict[int, str]] = {name: {0: BATCH} for name in [*inputs, *outputs]}
+    batch = {0: BATCH} if spec.batch.max > 1 else {}
+    axes: dict[str, dict[int, str]] = {name: dict(batch) for name in [*inputs, *outputs]}
     for declared in network_inputs(spec):
         axes[declared.name].update({axis + 1: f"{declared.name}_{axis}" for axis in declared.dynamic})
     try:

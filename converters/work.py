@@ -88,14 +88,15 @@ def reference_inputs(job: ChildJob, training: list[dict[str, Array]]) -> list[di
 
 
 def example_batch(job: ChildJob, inputs: list[dict[str, Array]]) -> dict[str, Array]:
-    """Two samples for tracing: the first of the inputs twice, else seeded values."""
+    """Two samples for tracing: the first of the inputs twice, else seeded values; one where the spec has no batches."""
+    size = min(2, job.spec.batch.max)
     steps = step_samples(job.spec, inputs)
     if not steps:
-        return example_inputs(job.spec, 2, job.seed)
+        return example_inputs(job.spec, size, job.seed)
     declared = {tensor.name for tensor in network_inputs(job.spec)}
     if not declared <= steps[0].keys():
         raise SpecInvalid(f"samples: expected the tensors {sorted(declared)}, got {sorted(steps[0])}")
-    return {name: np.stack([array, array]) for name, array in steps[0].items() if name in declared}
+    return {name: np.stack([array] * size) for name, array in steps[0].items() if name in declared}
 
 
 def _versions() -> dict[str, str]:

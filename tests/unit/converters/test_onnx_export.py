@@ -19,10 +19,12 @@ from tiny_spec import tiny_spec
 from torch import nn
 
 from converters.frozen import freeze
+from converters.job import ChildJob
 from converters.modules import module_of
 from converters.onnx_checked import checked_onnx
 from converters.onnx_from_checkpoint import onnx_from_module
 from converters.signature import example_inputs
+from converters.work import example_batch
 from serving.engines.onnxruntime import load
 from serving.errors import CheckpointRefused, ConversionError, ModelRefused, NotFrozen, OperatorUnsupported
 
@@ -33,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 def _export(net: Any, folder: Path, **changes: Any) -> str:
     spec = tiny_spec(**changes)
     freeze(net)
-    return onnx_from_module(net, None, spec, example_inputs(spec, 2), folder / "raw.onnx")
+    return onnx_from_module(net, None, spec, example_inputs(spec, min(2, spec.batch.max)), folder / "raw.onnx")
 
 
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
@@ -118,6 +120,32 @@ class FixedBatch(nn.Module):
 def test_a_network_of_one_batch_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="free batch"):
         _export(FixedBatch(), tmp_path)
+
+
+class OneOnly(nn.Module):
+    """Takes one sample at a time."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[1, 1, 8, 8] -> [1, 10]."""
+        return x.reshape(1, 64)[:, :10] * 2
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+def test_a_network_of_single_samples_is_exported_where_the_spec_has_no_batches(exporter: str, tmp_path: Path) -> None:
+    net = OneOnly().eval()
+    module = torch.jit.trace(net, torch.from_numpy(X[:1])) if exporter == "torchscript" else net
+    assert _export(module, tmp_path, batch={"max": 1}) == exporter
+    report = checked_onnx(tmp_path / "raw.onnx", tmp_path / "model.onnx", tiny_spec(batch={"max": 1}))
+    assert [t.shape for t in (*report.inputs, *report.outputs)] == [(1, 1, 8, 8), (1, 10)]
+    got = load(tmp_path / "model.onnx").run({"images": X[:1]})["logits"]
+    np.testing.assert_allclose(got, net(torch.from_numpy(X[:1])).numpy(), rtol=1e-6)
+
+
+def test_what_is_traced_is_one_sample_where_the_spec_has_no_batches(job: Callable[..., ChildJob]) -> None:
+    samples = [{"images": X[0]}]
+    assert example_batch(job(None), samples)["images"].shape == (2, 1, 8, 8)
+    for inputs in (samples, []):
+        assert example_batch(job(None, batch={"max": 1}), inputs)["images"].shape == (1, 1, 8, 8)
 
 
 class NoBatch(nn.Module):
