@@ -26,7 +26,8 @@ def opened(settings: Settings, name: str, runtime: str, server: str) -> Iterator
     """The newest certified version of `name`, asked through `runtime`, or through a running gateway.
 
     served: the engine that is served; onnx: the exported FP32 graph by ONNX Runtime; checkpoint: the module itself in
-    the limited child; an engine's name: that engine. Raises NotFound, CertificateRefused, EngineFailed ...
+    the limited child; an engine's name: that engine. Raises NotFound, CertificateRefused, EngineFailed ...; the
+    checkpoint's answers ConversionBusy while a converter is at work on the model.
     """
     model = open_model(settings, name)
     try:
@@ -98,6 +99,7 @@ def _gateway(server: str, bundle: ModelBundle) -> Iterator[Ask]:
 def _checkpoint(settings: Settings, bundle: ModelBundle) -> Ask:
     from converters.artifacts import computed_by_checkpoint
     from converters.certify import find_spec
+    from converters.publish import model_lock
     from converters.sources import gather, of_pictures
     from converters.work_folder import WorkFolder
     from serving.cli.output import say
@@ -106,8 +108,9 @@ def _checkpoint(settings: Settings, bundle: ModelBundle) -> Ask:
     def ask(items: Sequence[Item], asks: Sequence[Parameters]) -> Iterator[tuple[TaskResult, ...]]:
         made = gather(find_spec(bundle.name), settings.cache_dir, None, "cpu", say)
         sources = of_pictures(made, [item.path for item in items])
-        work = WorkFolder.of(settings.cache_dir, bundle.name, sources.content_sha256)
-        reference = computed_by_checkpoint(sources, work, say).reference
+        with model_lock(settings.repository.resolve(), bundle.name):
+            work = WorkFolder.of(settings.cache_dir, bundle.name, sources.content_sha256)
+            reference = computed_by_checkpoint(sources, work, say).reference
         for outputs, transform in zip(reference.outputs, reference.transforms, strict=True):
             yield tuple(
                 sources.task.postprocess(
