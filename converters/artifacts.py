@@ -24,7 +24,8 @@ from converters.sequence import step_samples
 from converters.signature import network_inputs
 from converters.sources import Sources
 from converters.work_folder import WorkFolder
-from serving.errors import ConversionError, OperatorUnsupported, SpecInvalid, StorageFailed
+from serving.bundle import sha256_of
+from serving.errors import CheckpointRefused, ConversionError, OperatorUnsupported, SpecInvalid, StorageFailed
 from serving.preprocess.reference import Prepared
 from serving.types import Array
 
@@ -76,6 +77,7 @@ def computed_by_checkpoint(sources: Sources, work: WorkFolder, say: Say) -> Comp
         )  # fmt: skip
         try:
             report = run_child(job, progress=say)
+            _require_unchanged(sources, report.load.sha256)
         except OperatorUnsupported as error:
             raise OperatorUnsupported(f"stage onnx_fp32: {error.message}", hint=error.hint) from error
         except ConversionError as error:
@@ -92,6 +94,20 @@ def computed_by_checkpoint(sources: Sources, work: WorkFolder, say: Say) -> Comp
     transforms = [p.transform for p in prepared] if prepared is not None else [None] * len(names)
     reference = Reference(names, inputs, load_samples(folder / REFERENCE), transforms)
     return Computed(report, prepared, training, reference)
+
+
+def _require_unchanged(sources: Sources, loaded: str) -> None:
+    """Raise CheckpointRefused where the child read another file than the one that was hashed at the start.
+
+    Its own hash is taken before it loads, so the file is hashed once more now that it has.
+    """
+    path, wanted = sources.checkpoint, sources.checkpoint_sha256
+    for found in (loaded, sha256_of(path) if path.is_file() else "none: it is gone"):
+        if found != wanted:
+            raise CheckpointRefused(
+                f"{path}: changed while it was read: expected SHA-256 {wanted} as at the start, got {found}",
+                hint="training still writes this file: convert a copy of it, or wait until training is over",
+            )
 
 
 def _inputs(sources: Sources, prepared: Sequence[Prepared] | None) -> list[dict[str, Array]]:
