@@ -141,11 +141,13 @@ class Judge:
     labels: Sequence[str] = ()
 
     def parameters(self, gate: Mapping[str, float]) -> dict[str, Any]:
-        """The task's defaults, with thresholds low enough that both sides of a borderline box are seen."""
+        """The task's defaults, but every class, and thresholds so low that both sides of a borderline box are seen."""
         values = {name: parameter.default for name, parameter in self.task.parameters.items()}
         if "score_threshold" in values:
             slack = gate.get("margin", 0.0) + gate.get("score", 0.0) + 0.01
             values["score_threshold"] = max(0.0, gate.get("threshold", 0.0) - slack)
+        if "top_k" in values:
+            values["top_k"] = int(self.task.parameters["top_k"].maximum or values["top_k"])
         return values
 
     def result(self, outputs: Outputs, transform: ImageTransform | None, gate: Mapping[str, float]) -> TaskResult:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.errors import SpecInvalid
 from serving.spec import ModelSpec
-from serving.tasks.base import Agreement, Gate, Parameter, for_each_class, parse_options
+from serving.tasks.base import Agreement, Gate, Parameter, for_each_class, parse_options, parse_parameters
 from serving.types import (
     UNKNOWN,
     UNKNOWN_LABEL,
@@ -21,6 +21,11 @@ from serving.types import (
     TaskResult,
     TensorSpec,
 )
+
+MOST_TOLD = 1000  # classes of one answer
+NOTHING = -2  # no class reached its threshold, and the options know no `unknown`
+_REFUSALS = {UNKNOWN: UNKNOWN_LABEL, NOTHING: "nothing"}
+NOISE = 1e-3  # what sums in another order move a score by, at most
 
 
 class ClassificationOptions(BaseModel):
@@ -44,7 +49,7 @@ class ClassificationTask:
     name = "classification"
     options_model = ClassificationOptions
     parameters: Mapping[str, Parameter] = {
-        "top_k": Parameter("int", 1, 1000, 5, "how many classes, best first"),
+        "top_k": Parameter("int", 1, MOST_TOLD, 5, "how many classes, best first"),
         "score_threshold": Parameter("float", 0.0, 1.0, 0.0, "classes below this score are left out", by_class=True),
         "margin": Parameter("float", 0.0, 1.0, 0.0, "options.unknown: a best class that leads by less is unknown"),
     }
@@ -115,8 +120,9 @@ class ClassificationTask:
     def agree(self, reference: TaskResult, candidate: TaskResult, gate: Gate, spec: ModelSpec) -> Agreement:
         """Top-1 equal wherever the reference's margin to its runner-up is at least the gate's.
 
-        Known and unknown are another decision, unless the best class scores the same within that margin. Multi-label
-        heads have as many decisions as classes: the score of each one shown moves by no more than it.
+        Known and unknown are another decision, unless the best class scores the same within that margin; so is what a
+        scenario serves first, by its own thresholds. Multi-label heads have as many decisions as classes: the score of
+        each one moves by no more than it.
         """
         assert isinstance(reference, Classification) and isinstance(candidate, Classification)
         bound, a, b = gate.get("margin", 0.0), _named(reference), _named(candidate)
@@ -126,11 +132,11 @@ class ClassificationTask:
         flipped = _unknown(reference) != _unknown(candidate) and moved >= bound
         ok = (same or margin < bound) and not flipped
         if parse_options(ClassificationOptions, spec).activation == "sigmoid":
-            scores = dict(zip(b.class_id.tolist(), b.score.tolist(), strict=True))
-            pairs = zip(a.class_id.tolist(), a.score.tolist(), strict=True)
-            moved = max((abs(score - scores[c]) for c, score in pairs if c in scores), default=0.0)
+            moved = _most_moved(a, b)
             ok = ok and moved <= max(bound, NOISE)
         why = f"top-1 {reference.class_id[:1].tolist()} became {candidate.class_id[:1].tolist()}, moved {moved:.4f}"
+        if ok and (otherwise := _served_otherwise(reference, candidate, bound, spec)):
+            ok, why = False, otherwise
         return Agreement(ok, {"top1_equal": float(same), "margin": margin, "moved": moved}, "" if ok else why)
 
     def score(self, metric: str, results: Sequence[TaskResult], labels: Sequence[str], spec: ModelSpec) -> float:
@@ -148,9 +154,6 @@ class ClassificationTask:
             right = sum(len(set(got) & set(wanted)) for got, wanted in pairs)
             return 2 * right / max(1, sum(len(got) + len(wanted) for got, wanted in pairs))
         raise SpecInvalid(f"{spec.name}: expect.metric: expected top1, top5 or f1, got {metric!r}")
-
-
-NOISE = 1e-3  # what sums in another order move a sigmoid by, at most
 
 
 def is_unknown(scores: Array, order: Array, named: Array, options: ClassificationOptions, margin: float) -> bool:
@@ -175,6 +178,63 @@ def _best(result: Classification) -> float:
     if not len(result.score):
         return 0.0
     return 1 - float(result.score[0]) if _unknown(result) else float(result.score[0])
+
+
+def served_first(result: Classification, options: ClassificationOptions, values: Mapping[str, Any]) -> int:
+    """What a scenario's values put first, of a result that tells every class: its class_id, UNKNOWN or NOTHING."""
+    if _unknown(result):
+        return UNKNOWN
+    bounds = for_each_class(values.get("score_threshold"), 0.0, int(result.class_id.max(initial=-1)) + 1)
+    reached = result.class_id[result.score >= bounds[result.class_id]]
+    if not len(reached):
+        return UNKNOWN if options.unknown else NOTHING
+    first, margin = int(reached[0]), float(values.get("margin") or 0.0)
+    return UNKNOWN if options.unknown and margin and _lead(result, first, options) < margin else first
+
+
+def _served_otherwise(reference: Classification, candidate: Classification, bound: float, spec: ModelSpec) -> str:
+    """Where a scenario serves something else first, by scores that moved `bound` or more; '' for nowhere."""
+    options, sides = parse_options(ClassificationOptions, spec), (reference, candidate)
+    a, b = _named(reference), _named(candidate)
+    same = a.class_id[:1].tolist() == b.class_id[:1].tolist()
+    for scenario in dict.fromkeys(("default", *spec.scenarios)):
+        values = parse_parameters(TASK, spec, {"scenario": scenario})
+        was, became = (served_first(side, options, values) for side in sides)
+        if was == became or (min(was, became) >= 0 and not same):  # of two classes that tie either may be first
+            continue
+        without_margin = {served_first(side, options, {**values, "margin": 0.0}) for side in sides}
+        if len(without_margin) == 1:
+            moved = abs(_lead(a, max(was, became), options) - _lead(b, max(was, became), options))
+        else:
+            moved = max(abs(_score_of(a, c) - _score_of(b, c)) for c in (was, became) if c >= 0)
+        if moved >= max(bound, NOISE):
+            told = (f"class {first}" if first >= 0 else _REFUSALS[first] for first in (was, became))
+            return f"scenario {scenario}: {' became '.join(told)}, moved {moved:.4f}"
+    return ""
+
+
+def _lead(result: Classification, class_id: int, options: ClassificationOptions) -> float:
+    """How far a class is before the best of the others. 'None of these' is not told: of a softmax it is the rest."""
+    others = result.score[result.class_id != class_id]
+    best = float(others.max(initial=-np.inf))
+    if options.other_class is not None and options.activation == "softmax":
+        best = max(best, 1.0 - float(result.score.sum()))
+    return _score_of(result, class_id) - best
+
+
+def _score_of(result: Classification, class_id: int) -> float:
+    """The score of a class, 0 where it is not told."""
+    return float(result.score[result.class_id == class_id].max(initial=0.0))
+
+
+def _most_moved(a: Classification, b: Classification) -> float:
+    """The largest change of a class's score. One that a side lacks moved by its whole score; where that side tells as
+    many classes as an answer may, by what it is above the last of them."""
+    x, y = (dict(zip(side.class_id.tolist(), side.score.tolist(), strict=True)) for side in (a, b))
+    least_x, least_y = (float(side.score[-1]) if len(side.score) >= MOST_TOLD else 0.0 for side in (a, b))
+    both = [abs(score - y[c]) for c, score in x.items() if c in y]
+    one = [x[c] - least_y for c in x.keys() - y.keys()] + [y[c] - least_x for c in y.keys() - x.keys()]
+    return max([*both, *one], default=0.0)
 
 
 def activate(logits: Array, activation: str) -> FloatArray:

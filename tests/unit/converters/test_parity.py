@@ -180,6 +180,65 @@ def test_no_samples_is_a_failure_and_the_first_failure_is_named() -> None:
         StageRow("load", "failed", "t")
 
 
+def _judged(spec: ModelSpec, reference: list[float], candidate: list[float], margin: float = 0.1) -> str:
+    """Why the two sides differ as decisions; '' where they agree."""
+    a, b = ({"logits": np.array(scores, np.float32)} for scores in (reference, candidate))
+    judge = Judge(task_named("classification"), spec)
+    return judge.outputs("x", a, b, None, RowGate({"margin": margin})).why
+
+
+KNOWN, BARELY, UNSURE = [0.8, 0.1, 0.05, 0.05], [0.68, 0.1, 0.05, 0.05], [0.55, 0.2, 0.05, 0.05]
+
+
+@pytest.mark.parametrize(
+    ("options", "thresholds", "sides", "told"),
+    [
+        ({"unknown": True}, {"default": {"score_threshold": 0.7}}, (KNOWN, UNSURE), "default: class 0 became unknown"),
+        ({"unknown": True}, {"default": {"score_threshold": 0.7}}, (UNSURE, KNOWN), "default: unknown became class 0"),
+        ({"unknown": True}, {"default": {"score_threshold": 0.7}}, ([0.72, 0.1, 0.1, 0.0], BARELY), ""),
+        ({"unknown": True}, {"sure": {"score_threshold": 0.7}}, (KNOWN, UNSURE), "sure: class 0 became unknown"),
+        ({"unknown": True}, {"default": {"score_threshold": 0.5}}, (KNOWN, UNSURE), ""),
+        ({}, {"default": {"score_threshold": 0.7}}, (KNOWN, UNSURE), "default: class 0 became nothing"),
+        ({"unknown": True}, {"default": {"score_threshold": {"0": 0.6, "*": 0.1}}}, (KNOWN, UNSURE),
+         "default: class 0 became class 1"),
+        ({"unknown": True}, {"default": {"margin": 0.3}}, ([0.6, 0.2, 0, 0], [0.55, 0.35, 0, 0]),
+         "default: class 0 became unknown"),
+        ({"unknown": True}, {"default": {"margin": 0.3}}, ([0.6, 0.28, 0, 0], [0.6, 0.32, 0, 0]), ""),
+    ],
+)  # fmt: skip
+def test_decisions_are_judged_at_the_thresholds_that_are_served(
+    options: dict[str, Any], thresholds: dict[str, Any], sides: tuple[list[float], list[float]], told: str
+) -> None:
+    spec = _spec(options={"activation": "none", **options}, thresholds=thresholds)
+    why = _judged(spec, *sides)
+    assert told in why and bool(told) == bool(why)
+
+
+def test_the_lead_over_none_of_these_counts_as_well() -> None:
+    options = {"unknown": True, "other_class": 3}
+    spec = _spec(options=options, thresholds={"default": {"margin": 0.3}})
+    far, near = (np.log(scores).tolist() for scores in ([0.6, 0.1, 0.1, 0.2], [0.5, 0.05, 0.05, 0.4]))
+    assert "default: class 0 became unknown" in _judged(spec, far, near)
+    assert _judged(spec, far, far) == ""
+
+
+def test_a_multi_label_head_is_compared_in_every_class() -> None:
+    spec = _spec(options={"activation": "sigmoid"}, labels=[])
+    many = [3.0] * 6 + [-2.0, -2.0]
+    assert "moved 0.3808" in _judged(spec, many, [*many[:7], 0.0]), "beyond the fifth class of both sides"
+    assert "moved 0.9051" in _judged(spec, many, [-3.0, *many[1:]]), "beyond the fifth class of one side"
+    assert _judged(spec, many, [2.9, *many[1:]]) == ""
+
+
+def test_a_head_of_more_classes_than_an_answer_tells_is_not_off_by_its_last_ones() -> None:
+    spec = _spec(options={"activation": "sigmoid"}, labels=[])
+    scores = np.linspace(1, 0, 1200)
+    swapped = scores.copy()
+    swapped[[999, 1000]] = swapped[[1000, 999]]
+    logits, other = (np.log((0.1 + 0.8 * s) / (0.9 - 0.8 * s)).tolist() for s in (scores, swapped))
+    assert _judged(spec, logits, other, margin=0.0) == ""
+
+
 # gates
 
 
