@@ -46,7 +46,7 @@ class AudioTask:
         "score_threshold": Parameter("float", 0.0, 1.0, 0.5, "an event begins at this score"),
         "pcm": Parameter("str", default="", help="the body is bare 16-bit PCM: RATE or RATExCHANNELS, e.g. 16000x1"),
     }
-    # margin: no decision may flip where the reference is at least so far from the threshold, over a whole sequence.
+    # margin: no decision may flip where the reference is at least so far from a threshold, over a whole sequence.
     default_gates: Mapping[str, Gate] = {
         "onnx_fp32": {"threshold": 0.5, "margin": 0.05},
         "onnx_fp16": {"cosine": 0.9995, "threshold": 0.5, "margin": 0.05},
@@ -129,7 +129,8 @@ class AudioTask:
         }
 
     def agree(self, reference: TaskResult, candidate: TaskResult, gate: Gate, spec: ModelSpec) -> Agreement:
-        """No window's decision flips, over the whole sequence; where scores are not told, the same events."""
+        """No window's decision flips at a threshold of any scenario, over the whole sequence; the same events where
+        scores are not told."""
         assert isinstance(reference, AudioEvents) and isinstance(candidate, AudioEvents)
         if not candidate.scores.size or not reference.scores.size:
             return _same_events(reference, candidate, sound_of(spec))
@@ -236,10 +237,18 @@ def longest(result: AudioEvents, spec: ModelSpec) -> str:
     return str(int(result.class_id[int(np.argmax(result.end_ns - result.start_ns))]))
 
 
+def _thresholds(spec: ModelSpec) -> list[float]:
+    """Where events of the scenarios begin, and where they end."""
+    names = ("default", *spec.scenarios)
+    rules = [rules_of(spec, parse_parameters(TASK, spec, {"scenario": name})) for name in names]
+    return [bound for rule in rules for bound in (rule.on, rule.off)]
+
+
 def _flips(reference: FloatArray, candidate: FloatArray, gate: Gate, spec: ModelSpec) -> Agreement:
-    threshold, margin = gate.get("threshold", 0.5), gate.get("margin", 0.05)
-    sure = np.abs(reference.astype(np.float64) - threshold) >= margin
-    flipped = sure & ((reference >= threshold) != (candidate >= threshold))
+    margin, flipped = gate.get("margin", 0.05), np.zeros(reference.shape, np.bool_)
+    for threshold in {gate.get("threshold", 0.5), *_thresholds(spec)}:
+        sure = np.abs(reference.astype(np.float64) - threshold) >= margin
+        flipped |= sure & ((reference >= threshold) != (candidate >= threshold))
     difference = float(np.abs(reference - candidate).max(initial=0.0))
     figures = {"flips": float(flipped.sum()), "score_difference": difference}
     if not flipped.any():

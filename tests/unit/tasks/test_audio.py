@@ -99,6 +99,27 @@ def test_a_flip_is_named_by_place_and_near_the_threshold_it_is_none() -> None:
     assert refused.why == "1 of 4 decisions flip, first in window 2 at 0.020 s: 0.900 became 0.300"
 
 
+@pytest.mark.parametrize(
+    ("thresholds", "was", "became", "ok"),
+    [
+        ({}, 0.8, 0.6, True),
+        ({"default": {"score_threshold": 0.7}}, 0.8, 0.6, False),
+        ({"sure": {"score_threshold": 0.7}}, 0.6, 0.8, False),
+        ({"sure": {"score_threshold": 0.7}}, 0.74, 0.6, True),
+        ({}, 0.42, 0.3, False),  # events end 0.15 below where they begin
+        ({"default": {"score_threshold": 0.7}}, 0.62, 0.52, False),
+    ],
+)
+def test_a_flip_counts_where_events_of_any_scenario_begin_and_end(
+    thresholds: dict[str, object], was: float, became: float, ok: bool
+) -> None:
+    reference, candidate = (
+        audio_of(np.array([[score]], np.float32), np.zeros(0, np.float32)) for score in (was, became)
+    )
+    gate = {"threshold": 0.5, "margin": 0.05}
+    assert AudioTask().agree(reference, candidate, gate, spec(thresholds=thresholds)).ok is ok
+
+
 def test_the_document_and_back() -> None:
     task = AudioTask()
     found = task.postprocess({"probability": scores("0009999990000")}, None, spec(), {"score_threshold": 0.5})
