@@ -23,6 +23,7 @@ from converters.rows_preprocess import NO_TRAINING_SIDE
 Verdict = Literal["passed", "failed"]
 NO_TRITON = "no Triton on this machine"
 NO_DEVICE = "no device"
+NO_BOXES = "no sample has a box that is sure enough to be compared"
 TOOLS = ("torch", "torchvision", "onnx", "onnxscript", "onnxslim", "onnxruntime", "openvino", "tensorrt-rtx-cu13",
          "tensorrt", "numpy", "opencv-python-headless", "pillow", "simplejpeg", "lockstep-serving")  # fmt: skip
 ISA = (
@@ -82,7 +83,8 @@ class Subject:
 def certificate(subject: Subject, rows: Sequence[StageRow], created: datetime | None = None) -> dict[str, Any]:
     """The whole document. `created` is UTC now unless given."""
     blockers = what_blocks(rows, subject.shipped, subject.weak, subject.target)
-    weak = subject.weak or any(row.status == "not_run" and row.reason.startswith(NO_TRITON) for row in rows)
+    unserved = any(row.status == "not_run" and row.reason.startswith(NO_TRITON) for row in rows)
+    weak = subject.weak or unserved or bool(without_boxes(rows))
     document = {
         "schema": 1,
         "model": subject.model,
@@ -122,7 +124,14 @@ def what_blocks(rows: Sequence[StageRow], shipped: bool, weak: bool, target: str
         blockers.append("no rows")
     if weak and shipped:
         blockers.append("weak: a shipped model needs at least 32 samples")
+    if shipped and (empty := without_boxes(rows)):
+        blockers.append(f"weak: {NO_BOXES} ({', '.join(empty)}); a shipped model needs samples that show something")
     return blockers
+
+
+def without_boxes(rows: Sequence[StageRow]) -> list[str]:
+    """Stages that passed because there was no box to compare: they say nothing of the decisions."""
+    return [row.stage for row in rows if row.status == "passed" and row.figures.get("boxes") == 0]
 
 
 def statement(rows: Sequence[StageRow], blockers: Sequence[str], subject: Subject) -> str:
@@ -144,6 +153,8 @@ def statement(rows: Sequence[StageRow], blockers: Sequence[str], subject: Subjec
     said += f"; not proven through {' and '.join(unproven)} ({NO_TRITON})" if unproven else ""
     loosened = [row.stage for row in rows if row.loosened]
     said += f"; loosened gates: {', '.join(loosened)}" if loosened else ""
+    empty = without_boxes(rows)
+    said += f"; weak: {NO_BOXES} ({', '.join(empty)})" if empty else ""
     return said + (f"; weak: fewer than 32 samples ({count})" if subject.weak else "")
 
 

@@ -147,13 +147,14 @@ class DetectionTask:
 
         A partner has IoU >= gate.iou and a confidence within gate.score. Where the suppressed runner-up was within
         gate.margin of the box, the choice between the two was a tie: the partner may be either, so it has to be one
-        that suppression takes for the same object (IoU >= options.nms_iou).
+        that suppression takes for the same object (IoU >= options.nms_iou). The figure `boxes` counts the sure ones.
         """
         assert isinstance(reference, Detections) and isinstance(candidate, Detections)
         same_object = parse_options(DetectionOptions, spec).nms_iou
-        worst = {"iou": 1.0, "score": 0.0, "unmatched": 0.0, "ties": 0.0}
+        worst = {"boxes": 0.0, "iou": 1.0, "score": 0.0, "unmatched": 0.0, "ties": 0.0}
         for a, b in ((reference, candidate), (candidate, reference)):
             sure = np.flatnonzero(a.confidence >= gate.get("threshold", 0.3) + gate.get("margin", 0.0))
+            worst["boxes"] += len(sure)
             pairs, alone = match_boxes(a.xyxy[sure], a.class_id[sure], b.xyxy, b.class_id)
             worst["unmatched"] += len(alone)
             for i, j, overlap in pairs:

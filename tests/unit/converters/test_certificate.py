@@ -75,6 +75,18 @@ def test_few_samples_are_weak_and_refused_for_shipped_models(shipped: bool, bloc
     assert "weak" in (document["blockers"][0] if blocked else document["statement"])
 
 
+@pytest.mark.parametrize("shipped", [True, False])
+def test_rows_that_had_no_box_to_compare_weaken_and_block_shipped_models(shipped: bool) -> None:
+    def row(stage: str, boxes: float) -> StageRow:
+        return StageRow(stage, "passed", "decisions", figures={"boxes": boxes}, samples=40)
+
+    empty = certificate(_subject(shipped=shipped), [*GOOD, row("server", 0.0), row("gateway", 0.0)])
+    assert empty["weak"] and (empty["verdict"] == "failed") == shipped
+    assert "no sample has a box that is sure enough to be compared (server, gateway)" in empty["statement"]
+    some = certificate(_subject(shipped=shipped), [*GOOD, row("server", 3.0)])
+    assert not some["weak"] and some["verdict"] == "passed"
+
+
 @pytest.mark.parametrize("stage", ["server", "gateway"])
 def test_a_machine_without_triton_blocks_shipped_models_and_weakens_others(stage: str) -> None:
     rows = [*GOOD, not_run(stage, "documents", f"{NO_TRITON}: make setup")]

@@ -19,7 +19,7 @@ from serving.errors import EngineFailed, SpecInvalid
 from serving.preprocess.reference import Prepared, prepare
 from serving.spec import ExpectSpec, ModelSpec, PreprocessSpec
 from serving.tasks import task_named
-from serving.types import Array, Classification, EngineInfo, TensorSpec
+from serving.types import Array, Classification, Detections, EngineInfo, TensorSpec
 
 RNG = np.random.default_rng(3)
 WEIGHT = RNG.standard_normal((12, 4)).astype(np.float32)
@@ -237,6 +237,21 @@ def test_a_head_of_more_classes_than_an_answer_tells_is_not_off_by_its_last_ones
     swapped[[999, 1000]] = swapped[[1000, 999]]
     logits, other = (np.log((0.1 + 0.8 * s) / (0.9 - 0.8 * s)).tolist() for s in (scores, swapped))
     assert _judged(spec, logits, other, margin=0.0) == ""
+
+
+def test_boxes_that_were_compared_are_counted_over_all_samples() -> None:
+    spec = _spec(task="detection", outputs=[])
+    judge = Judge(task_named("detection"), spec, ("a", "b", "c", "d"))
+    gate = gate_of("transport", judge.task, spec)
+    boxes = np.array([[0, 0, 2, 2], [2, 2, 4, 4]], np.float32)
+
+    def found(*confidence: float) -> Detections:
+        count = len(confidence)
+        return Detections(boxes[:count], np.array(confidence, np.float32), np.zeros(count, np.int64))
+
+    pairs = [(found(0.9, 0.8), found(0.9, 0.8)), (found(0.44), found(0.46)), (found(), found())]
+    row = summarise("transport", "t", gate, [judge.results(f"s{i}", *pair, gate) for i, pair in enumerate(pairs)])
+    assert row.status == "passed" and row.figures["boxes"] == 5, "0.45 and above, on both sides"
 
 
 # gates
