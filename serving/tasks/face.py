@@ -18,6 +18,7 @@ from serving.preprocess.chips import POINTS
 from serving.spec import ModelSpec
 from serving.tasks.base import Agreement, Gate, for_each_class, parse_options
 from serving.tasks.boxes import match_boxes, nms
+from serving.tasks.classification import activate
 from serving.tasks.detection import DetectionOptions, DetectionTask
 from serving.types import Array, Detections, FloatArray, ImageTransform, TaskResult, TensorSpec
 
@@ -103,7 +104,7 @@ class FaceTask(DetectionTask):
             raise SpecInvalid(
                 f"{spec.name}: expected boxes [n, 4], scores [n, classes], landmarks [n, 10]; got {found}"
             )
-        boxes, scores = given[0].reshape(-1, 4), given[1].reshape(count, -1)
+        boxes, scores = given[0].reshape(-1, 4), activate(given[1].reshape(count, -1), options.activation)
         scores = scores[:, 1:] if options.background_class else scores
         if options.box_format == "cxcywh":
             boxes = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)

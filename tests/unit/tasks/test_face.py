@@ -80,3 +80,14 @@ def test_a_spec_that_names_other_outputs_is_refused() -> None:
 def test_outputs_of_another_shape_are_named() -> None:
     with pytest.raises(SpecInvalid, match=r"landmarks \[9\]"):
         TASK.postprocess({**RAW, "landmarks": np.zeros(9, np.float32)}, TWICE, SPEC, {})
+
+
+@pytest.mark.parametrize(("activation", "background"), [("sigmoid", False), ("softmax", True)])
+def test_logits_become_scores_before_the_background_goes(activation: str, background: bool) -> None:
+    scores = RAW["scores"]
+    logits = np.log(np.concatenate([1 - scores, scores], 1)) if background else np.log(scores / (1 - scores))
+    options = {**SPEC.options, "activation": activation, "background_class": background}
+    spec = SPEC.model_copy(update={"options": options})
+    faces = TASK.postprocess({**RAW, "scores": logits.astype(np.float32)}, TWICE, spec, {"score_threshold": 0.3})
+    plain = found(score_threshold=0.3)
+    assert np.allclose(faces.confidence, plain.confidence, atol=1e-6) and np.array_equal(faces.xyxy, plain.xyxy)
