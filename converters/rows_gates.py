@@ -28,6 +28,8 @@ BASE: Mapping[str, Mapping[str, float]] = {
 _FAMILY = {"server": "engine", "gateway": "engine", "preprocess_fast": "engine", "transport": "engine"}
 ROWS_WITH_GATES = ("preprocess", "preprocess_fast", "onnx_fp32", "onnx_fp16", "engine", "server", "gateway",
                    "transport")  # fmt: skip
+# Rows that see network outputs, besides the engines': any of them may bound the numbers too.
+_NUMBERS, _SEE_NUMBERS = ("cosine", "max_abs_scaled"), ("onnx_fp32", "onnx_fp16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +42,15 @@ class RowGate:
 
 
 def gate_of(row: str, task: Task, spec: ModelSpec) -> RowGate:
-    """Bounds of a row: base, then the task's, then the spec's. `engine_openvino` takes `engine` first, then its own.
+    """Bounds of a row: base, then the task's, then the spec's.
 
+    `engine_openvino`, `server` and `gateway` take the spec's bounds of `engine` first, then their own.
     A detector's `threshold` is the lowest at which anything is served: a scenario can lower it, never raise it.
-    Raises SpecInvalid for an unknown row or bound, and for a loosened bound without `parity.because`.
+    Raises SpecInvalid for an unknown row, a bound that its row does not read, and a loosened one without
+    `parity.because`.
     """
-    check_names(spec)
-    default = {**BASE.get(row, {}), **(task.default_gates.get(row) or task.default_gates.get(_family(row), {}))}
+    check_names(task, spec)
+    default = _defaults(row, task)
     if "threshold" in default:
         served = [
             bound
@@ -56,7 +60,7 @@ def gate_of(row: str, task: Task, spec: ModelSpec) -> RowGate:
         ]
         default["threshold"] = min(default["threshold"], *served) if served else default["threshold"]
     bounds = dict(default)
-    for name in dict.fromkeys((_engine_or_self(row), row)):
+    for name in dict.fromkeys(("engine" if _as_engines(row) else row, row)):
         bounds.update(spec.parity.gates.get(name, {}))
     loosened = tuple(sorted(n for n, bound in bounds.items() if n in default and is_looser(n, bound, default[n])))
     if loosened and not spec.parity.because.strip():
@@ -78,12 +82,11 @@ def check_gates(task: Task, spec: ModelSpec) -> None:
 
 def decisions_only(gate: RowGate) -> RowGate:
     """The gate without its bounds on numbers, for rows that see results and no network outputs."""
-    numeric = ("cosine", "max_abs_scaled")
-    bounds = {name: bound for name, bound in gate.bounds.items() if name not in numeric}
-    return RowGate(bounds, tuple(n for n in gate.loosened if n not in numeric), gate.because)
+    bounds = {name: bound for name, bound in gate.bounds.items() if name not in _NUMBERS}
+    return RowGate(bounds, tuple(n for n in gate.loosened if n not in _NUMBERS), gate.because)
 
 
-def check_names(spec: ModelSpec) -> None:
+def check_names(task: Task, spec: ModelSpec) -> None:
     """Refuse rows and bounds that nothing reads: a typing error must not look like a gate."""
     rows = {*ROWS_WITH_GATES, *(f"engine_{name}" for name in spec.engines)}
     for row, bounds in spec.parity.gates.items():
@@ -93,6 +96,9 @@ def check_names(spec: ModelSpec) -> None:
             if name not in HIGHER_IS_STRICTER | LOWER_IS_STRICTER:
                 known = ", ".join(sorted(HIGHER_IS_STRICTER | LOWER_IS_STRICTER))
                 raise SpecInvalid(f"{spec.name}: parity.gates.{row}: unknown bound {name!r}; known: {known}")
+            if name not in (read := _read_by(row, task)):
+                what = f"{spec.name}: parity.gates.{row}: bound {name!r} is not read by this row of task {task.name}"
+                raise SpecInvalid(f"{what}; it reads: {', '.join(sorted(read)) or 'none'}")
 
 
 def is_looser(name: str, bound: float, default: float) -> bool:
@@ -117,9 +123,16 @@ def worse(name: str, a: float, b: float) -> float:
     return min(a, b) if lowest_is_worst else max(a, b)
 
 
-def _engine_or_self(row: str) -> str:
-    return "engine" if row.startswith("engine_") else row
+def _as_engines(row: str) -> bool:
+    return row.startswith("engine_") or row in ("server", "gateway")
 
 
-def _family(row: str) -> str:
-    return _FAMILY.get(row, _engine_or_self(row))
+def _defaults(row: str, task: Task) -> dict[str, float]:
+    family = "engine" if row.startswith("engine_") else _FAMILY.get(row, row)
+    return {**BASE.get(row, {}), **(task.default_gates.get(row) or task.default_gates.get(family, {}))}
+
+
+def _read_by(row: str, task: Task) -> set[str]:
+    """Names of the bounds that keep a row of this task from passing. Rows of results never see numbers."""
+    names = set(_defaults(row, task)).difference(_NUMBERS)
+    return names.union(_NUMBERS) if row.startswith("engine") or row in _SEE_NUMBERS else names

@@ -15,7 +15,7 @@ from converters.rows_facts import constants_row, expected_score_row, labels_row,
 from converters.rows_gates import RowGate, gate_of
 from converters.rows_network import Reference, Run, engine_row, groups, network_row
 from converters.rows_preprocess import TrainingSide, preprocess_row
-from serving.errors import EngineFailed, SpecInvalid
+from serving.errors import EngineFailed
 from serving.preprocess.reference import Prepared, prepare
 from serving.spec import ExpectSpec, ModelSpec, PreprocessSpec
 from serving.tasks import task_named
@@ -252,36 +252,6 @@ def test_boxes_that_were_compared_are_counted_over_all_samples() -> None:
     pairs = [(found(0.9, 0.8), found(0.9, 0.8)), (found(0.44), found(0.46)), (found(), found())]
     row = summarise("transport", "t", gate, [judge.results(f"s{i}", *pair, gate) for i, pair in enumerate(pairs)])
     assert row.status == "passed" and row.figures["boxes"] == 5, "0.45 and above, on both sides"
-
-
-# gates
-
-
-def test_a_tightened_gate_is_taken_and_a_loosened_one_needs_a_reason() -> None:
-    task = task_named("classification")
-    tight = gate_of("engine_openvino", task, _spec(parity={"gates": {"engine": {"cosine": 0.999}}}))
-    assert tight.bounds["cosine"] == 0.999 and tight.loosened == ()
-    loose = {"gates": {"engine_openvino": {"cosine": 0.9}}}
-    with pytest.raises(SpecInvalid, match=r"cosine 0.995 -> 0.9 is looser"):
-        gate_of("engine_openvino", task, _spec(parity=loose))
-    allowed = gate_of("engine_openvino", task, _spec(parity={**loose, "because": "bf16 of a wide softmax"}))
-    assert allowed.loosened == ("cosine",) and allowed.because == "bf16 of a wide softmax"
-
-
-def test_gates_that_nothing_reads_are_refused() -> None:
-    task = task_named("classification")
-    with pytest.raises(SpecInvalid, match="unknown row 'engine_openvin'"):
-        gate_of("preprocess", task, _spec(parity={"gates": {"engine_openvin": {"cosine": 1}}}))
-    with pytest.raises(SpecInvalid, match="unknown bound 'cosin'"):
-        gate_of("preprocess", task, _spec(parity={"gates": {"engine": {"cosin": 1}}}))
-
-
-def test_a_scenario_lowers_a_detectors_threshold_and_never_raises_it() -> None:
-    task = task_named("detection")
-    low = _spec(task="detection", outputs=[], thresholds={"far": {"score_threshold": 0.15}})
-    high = _spec(task="detection", outputs=[], thresholds={"near": {"score_threshold": 0.8}})
-    assert gate_of("engine_openvino", task, low).bounds["threshold"] == 0.15
-    assert gate_of("engine_openvino", task, high).bounds["threshold"] == 0.3
 
 
 # preprocess
