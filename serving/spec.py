@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from serving.errors import SpecInvalid
 from serving.spec_files import labels_in
 from serving.spec_rules import RuleSpec
 from serving.spec_steps import MAY_HAVE_STEPS, OF_STEPS, AnswerSpec, StepSpec
+from serving.spec_yaml import Tree, line_of, read_yaml
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 ResizeRule = Literal["none", "stretch", "pad_square", "letterbox", "shortest_side_crop", "center_crop", "min_max_side"]
@@ -328,17 +328,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _read_yaml(kind: type[ModelSpec], path: Path) -> ModelSpec:
-    try:
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise SpecInvalid(f"{path}: cannot be read: {error.strerror}", hint="give the path of a model YAML") from error
-    except UnicodeDecodeError as error:
-        raise SpecInvalid(f"{path}: expected UTF-8 text, byte {error.start} is not") from error
-    try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SpecInvalid(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    tree, value = read_yaml(path)
     if not isinstance(value, dict):
         raise SpecInvalid(f"{path}: expected a mapping of keys, got {type(value).__name__}")
     try:
@@ -347,14 +337,14 @@ def _read_yaml(kind: type[ModelSpec], path: Path) -> ModelSpec:
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # a typo explains what is missing
         raise SpecInvalid(_explain(path, tree, first, len(error.errors()))) from error
     if spec.expect is not None and spec.parity.labels is None:  # versions that were published with such a spec go on
-        where = f"{path}:{_line_of(tree, ['expect'])}"
+        where = f"{path}:{line_of(tree, ['expect'])}"
         raise SpecInvalid(
             f"{where}: expect: nothing to score: `parity.labels` names no CSV", hint="parity: {labels: labels.csv}"
         )
     return spec
 
 
-def _explain(path: Path, tree: yaml.Node | None, error: Mapping[str, Any], count: int) -> str:
+def _explain(path: Path, tree: Tree, error: Mapping[str, Any], count: int) -> str:
     where = [part for part in error["loc"] if isinstance(part, str | int)]
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
@@ -362,7 +352,7 @@ def _explain(path: Path, tree: yaml.Node | None, error: Mapping[str, Any], count
     elif "input" in error and error["type"] not in ("value_error", "missing"):
         message += f", got {repr(error['input'])[:80]}"
     more = f" (and {count - 1} more)" if count > 1 else ""
-    return f"{path}:{_line_of(tree, where)}: {'.'.join(map(str, where)) or 'the file'}: {message}{more}"
+    return f"{path}:{line_of(tree, where)}: {'.'.join(map(str, where)) or 'the file'}: {message}{more}"
 
 
 def _nearest(where: list[str | int]) -> str:
@@ -379,20 +369,3 @@ def _models_in(annotation: Any) -> list[Any]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [kind for part in getattr(annotation, "__args__", ()) for kind in _models_in(part)]
-
-
-def _line_of(node: yaml.Node | None, where: list[str | int]) -> int:
-    line = node.start_mark.line + 1 if node else 1
-    for part in where:
-        if isinstance(node, yaml.MappingNode):
-            pairs = {str(key.value): (key, value) for key, value in node.value}
-            if str(part) not in pairs:
-                break
-            key, node = pairs[str(part)]
-            line = key.start_mark.line + 1
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return line

@@ -47,6 +47,11 @@ MISTAKES = [
     (("  height: 224", "  resize: letterbox"), "resize letterbox needs width and height"),
     (("labels:", "expect: {metric: top1, at_least: 0.9}\nlabels:"), r"model.yaml:8: expect: .*`parity.labels`"),
     (("name: flowers", "name: [flowers"), "not YAML"),
+    (("labels: [daisy, rose]", "description: 2024-13-01"), "model.yaml: not YAML: month must be in 1..12"),
+    (("labels:", "preprocess: {width: 8}\nlabels:"), "model.yaml:8: preprocess: given twice, before in line 5"),
+    (("labels:", "  width: 64\nlabels:"), "model.yaml:8: preprocess.width: given twice, before in line 6"),
+    (("flowers.pth", "a.pth, 'path': b.pth"), "model.yaml:3: checkpoint.path: given twice, before in line 3"),
+    (("labels: [daisy, rose]", "labels: &again [*again]"), "model.yaml:8: labels"),
     ((GOOD, "- 1"), "expected a mapping"),
 ]
 
@@ -90,3 +95,8 @@ def test_a_labels_file_is_utf_8_and_names_no_class_twice(data: bytes, words: str
 
 def test_the_schema_for_editors_knows_every_key() -> None:
     assert set(json_schema()["properties"]) == set(ModelSpec.model_fields)
+
+
+def test_what_an_anchor_brings_may_be_given_anew(tmp_path: Path) -> None:
+    shared = "thresholds:\n  day: &day {score_threshold: 0.5, margin: 0.1}\n  night: {<<: *day, score_threshold: 0.7}\n"
+    assert read(tmp_path, GOOD + shared).thresholds["night"] == {"score_threshold": 0.7, "margin": 0.1}
