@@ -15,6 +15,9 @@ from converters.artifacts import MODEL_FP16, Computed, tensorrt
 from converters.meter import Meter, Say
 from converters.parity import Judge, StageRow, failed, not_run
 from converters.rows_facts import constants_row, labels_row, load_row
+from converters.rows_fast import COMPARED as FAST_COMPARED
+from converters.rows_fast import STAGE as FAST
+from converters.rows_fast import fast_decisions_row
 from converters.rows_gates import RowGate, decisions_only, gate_of
 from converters.rows_network import engine_row, network_row, signature_problems
 from converters.rows_preprocess import preprocess_row, windows_row
@@ -28,14 +31,12 @@ from serving.engines.openvino import bf16_supported
 from serving.engines.tensorrt import compute_capability
 from serving.errors import BuildFailed, EngineFailed, LockstepError, OperatorUnsupported, SpecInvalid
 from serving.ports import Engine
-from serving.preprocess.fast import prepare_fast
 from serving.spec import EngineName, ModelSpec
 from serving.tasks.base import CountsClasses, parse_parameters
 from serving.types import EngineInfo, TensorSpec
 
 ON_CPU = ("openvino", "onnxruntime")
 TENSORRT = ("tensorrt_rtx", "tensorrt")
-FAST = "preprocess_fast"
 
 
 @dataclass(slots=True)
@@ -234,19 +235,15 @@ def one_engine_row(sources: Sources, computed: Computed, engine: Engine, say: Sa
 
 def fast_row(sources: Sources, computed: Computed, folder: Path, proof: Proof) -> StageRow:
     """The fast preprocessing through the served engine, by decisions. Runs only where the spec asks for it."""
-    compared = "scaled decode and linear resize, through the served engine, against the checkpoint"
     rule = sources.spec.preprocess
     if rule is None or computed.prepared is None or not rule.fast:
-        return not_run(FAST, compared, "not asked for (preprocess.fast)")
-    gate = decisions_only(gate_of(FAST, sources.task, sources.spec))
-    name = network_inputs(sources.spec)[0].name
+        return not_run(FAST, FAST_COMPARED, "not asked for (preprocess.fast)")
+    gate, samples = decisions_only(gate_of(FAST, sources.task, sources.spec)), sources.samples.samples
     try:
-        inputs = [{name: prepare_fast(s.data, rule).tensor} for s in sources.samples.samples]
         with opened(proof.engine, folder, proof.precision) as engine:
-            reference = replace(computed.reference, inputs=inputs)
-            return network_row(FAST, compared, engine.run, reference, judge_of(sources), gate)
+            return fast_decisions_row(engine.run, computed.reference, samples, rule, judge_of(sources), gate)
     except LockstepError as error:
-        return failed(FAST, compared, str(error))
+        return failed(FAST, FAST_COMPARED, str(error))
 
 
 def fact_rows(sources: Sources, computed: Computed) -> list[StageRow]:

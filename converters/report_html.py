@@ -27,7 +27,7 @@ NEXT_STEPS: Mapping[str, str] = {
     "`checkpoint.strip_prefix: module.`; a key that is rightly absent is named in `checkpoint.allow_missing`.",
     "preprocess": "The spec's `preprocess` does not do what the training side did. Look at the pictures' shape, mean "
     "by channel and range: swapped channels, a missing mean or std, another resize rule, kernel or pad value show.",
-    "preprocess_fast": "The fast path changes decisions for this model: leave `preprocess.fast` off.",
+    "preprocess_fast": "The fast path changes decisions for this model, or saves nothing: leave `preprocess.fast` off.",
     "onnx_fp32": "The export computes something else than the checkpoint. Check export options and operators whose "
     "behaviour differs between training and inference.",
     "onnx_fp16": "A layer does not survive half precision. Name its operator or node in `keep_fp32`, or set "

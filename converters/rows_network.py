@@ -57,7 +57,7 @@ def network_row(
     """Run every sample alone, then shuffled in each of `batches`; both must keep the gate and stay in their row."""
     run = sounding(judge.spec, run)
     try:
-        singles = [_alone(run, inputs) for inputs in reference.inputs]
+        singles = [alone(run, inputs) for inputs in reference.inputs]
         verdicts = _judge(reference, singles, judge, gate)
         row = summarise(stage, compared, gate, verdicts, problems=problems, figures=figures)
         for size in batches:
@@ -128,7 +128,8 @@ def _with_batch(
     return replace(row, status=status, reason=reason, figures={**row.figures, **figures})
 
 
-def _alone(run: Run, inputs: Mapping[str, Array]) -> Outputs:
+def alone(run: Run, inputs: Mapping[str, Array]) -> Outputs:
+    """One sample (no batch axis) through `run`: its outputs without the batch axis."""
     outputs = run({name: array[None] for name, array in inputs.items()})
     return {name: _row(array, 0) for name, array in outputs.items()}
 
