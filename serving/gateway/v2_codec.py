@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,13 @@ from serving.types import DATATYPES, Array, datatype_of
 MAX_TENSORS = 64
 MAX_AXES = 8
 MAX_SIDE = 2**31 - 1
-_KINDS = {"BOOL": "b", "FP32": "iuf", "FP64": "iuf", "INT8": "iu", "INT32": "iu", "INT64": "iu", "UINT8": "iu"}
+_WHOLE = ("INT8", "INT32", "INT64", "UINT8")
+_LEAVES: Mapping[str, set[type]] = {
+    "BOOL": {bool},
+    "FP32": {int, float},
+    "FP64": {int, float},
+    **{word: {int} for word in _WHOLE},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,26 +137,47 @@ def _tensor(entry: Any, rest: bytes, where: str) -> tuple[ServerTensor, int]:
 
 
 def _from_list(data: Any, datatype: str, shape: Sequence[int], where: str) -> Array:
-    if datatype not in _KINDS:
+    if datatype not in _LEAVES:
         raise BodyInvalid(f"{where}: {datatype} goes as binary data only", hint="the binary tensor data extension")
-    values = _typed(data, list, f"{where}.data")
-    try:
-        array = np.array(values)
-    except (ValueError, OverflowError, RecursionError):
-        raise BodyInvalid(f"{where}.data: expected numbers, flat or nested as the shape is") from None
-    if array.dtype.kind not in _KINDS[datatype]:
+    numbers = _leaves(_typed(data, list, f"{where}.data"), shape, where)
+    if not set(map(type, numbers)) <= _LEAVES[datatype]:
         raise BodyInvalid(f"{where}.data: expected {datatype} numbers")
-    if array.size != math.prod(shape) or array.ndim not in (1, len(shape)) or (array.ndim > 1 and array.shape != shape):
-        raise BodyInvalid(f"{where}.data: shape {list(shape)} needs {math.prod(shape)} numbers, got {array.size}")
-    if array.dtype.kind in "iu" and datatype in ("INT8", "INT32", "INT64", "UINT8"):
-        bounds = np.iinfo(np.dtype(DATATYPES[datatype]))
-        if int(array.min()) < bounds.min or int(array.max()) > bounds.max:
-            raise BodyInvalid(f"{where}.data: {datatype} holds {bounds.min} to {bounds.max}")
+    if datatype in _WHOLE:
+        return _whole_numbers(numbers, datatype, where).reshape(shape)
     with np.errstate(over="ignore"):
-        typed = array.reshape(shape).astype(DATATYPES[datatype])
+        typed = np.array(numbers, bool if datatype == "BOOL" else np.float64).astype(DATATYPES[datatype])
     if typed.dtype.kind == "f" and not np.isfinite(typed).all():
         raise BodyInvalid(f"{where}.data: a number is too large for {datatype}")
-    return typed
+    return typed.reshape(shape)
+
+
+def _whole_numbers(numbers: list[int], datatype: str, where: str) -> Array:
+    bounds = np.iinfo(np.dtype(DATATYPES[datatype]))
+    try:
+        array = np.array(numbers, np.int64)
+    except OverflowError:
+        array = None
+    if array is None or array.min() < bounds.min or array.max() > bounds.max:
+        raise BodyInvalid(f"{where}.data: {datatype} holds {bounds.min} to {bounds.max}")
+    return array.astype(DATATYPES[datatype])
+
+
+def _leaves(values: list[Any], shape: Sequence[int], where: str) -> list[Any]:
+    """A flat list, or one nested as `shape` is, row-major: as many values as `shape` needs, of any type.
+
+    NumPy sees none of it before its values were looked at: a long text among many short ones would become an array
+    of texts that are all as wide as the longest.
+    """
+    sides = [len(values)]
+    while values and type(values[0]) is list:
+        lengths = {len(part) if type(part) is list else -1 for part in values}
+        if len(lengths) > 1 or len(sides) == len(shape):
+            raise BodyInvalid(f"{where}.data: expected numbers, flat or nested as the shape is")
+        sides.append(lengths.pop())
+        values = list(chain.from_iterable(values))
+    if len(values) != math.prod(shape) or (len(sides) > 1 and sides != list(shape)):
+        raise BodyInvalid(f"{where}.data: shape {list(shape)} needs {math.prod(shape)} numbers, got {len(values)}")
+    return values
 
 
 def _shape(value: Any, where: str) -> tuple[int, ...]:

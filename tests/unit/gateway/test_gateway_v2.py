@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from gateway_kit import assert_problem
 from starlette.testclient import TestClient
 
-from serving.errors import Unavailable
+from serving.errors import BodyInvalid, Unavailable
+from serving.gateway.v2_codec import decode
 from serving.ports import ServerRequest
 from serving.testing.stub_server import PICTURE, StubServer
 
@@ -130,7 +132,15 @@ def test_a_picture_with_task_parameters(client: TestClient, server: StubServer) 
         ({"inputs": [{**X, "data": [[1, 2], [3]]}]}, "expected numbers"),
         ({"inputs": [{**X, "data": [1e300, 0, 0, 0]}]}, "too large for FP32"),
         ({"inputs": [{**X, "data": [True, True, False, False]}]}, "expected FP32 numbers"),
+        ({"inputs": [{**X, "data": [1, 2, 3, "4"]}]}, "expected FP32 numbers"),
+        ({"inputs": [{**X, "data": [1, 2, 3, None]}]}, "expected FP32 numbers"),
+        ({"inputs": [{**X, "data": [1, 2, 3, [4]]}]}, "expected FP32 numbers"),
+        ({"inputs": [{**X, "data": [[1, 2, 3, {"a": 4}]]}]}, "expected FP32 numbers"),
+        ({"inputs": [{**X, "data": [[[1, 2, 3, 4]]]}]}, "flat or nested as the shape is"),
+        ({"inputs": [{**X, "data": [[1, 2], [3, 4]]}]}, "shape [1, 4] needs 4 numbers"),
+        ({"inputs": [{**X, "data": [[], []]}]}, "needs 4 numbers, got 0"),
         ({"inputs": [{**X, "datatype": "UINT8", "data": [1, 2, 3, 256]}]}, "UINT8 holds 0 to 255"),
+        ({"inputs": [{**X, "datatype": "INT64", "data": [-1, 2, 3, 2**64 - 1]}]}, "INT64 holds -9223372036854775808"),
         ({"inputs": [{**X, "datatype": "INT32", "data": [1, 2, 3, 4.5]}]}, "expected INT32 numbers"),
         ({"inputs": [{**X, "datatype": "INT64", "data": [2**70, 2, 3, 4]}]}, "expected INT64 numbers"),
         ({"inputs": [{**X, "parameters": {"shared_memory_region": "a"}}]}, "unknown key 'shared_memory_region'"),
@@ -147,6 +157,19 @@ def test_a_picture_with_task_parameters(client: TestClient, server: StubServer) 
 def test_bad_requests_say_where(client: TestClient, document: dict[str, Any], says: str) -> None:
     body = assert_problem(client.post(ADDER, json=document), 400, "body_invalid")
     assert says in body["detail"] and body["error"] == f"body_invalid: {body['detail']}"
+
+
+def test_a_long_text_among_numbers_costs_no_array_of_texts() -> None:
+    entry = {"name": "image", "datatype": "UINT8", "shape": [1, 1001], "data": ["x" * 10_000, *["y"] * 1000]}
+    body = json.dumps({"inputs": [entry]}).encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(BodyInvalid, match="expected UINT8 numbers"):
+            decode(body, None)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2_000_000, "as wide as the longest, a thousand texts are 40 MB"
 
 
 @pytest.mark.parametrize(
