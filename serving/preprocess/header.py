@@ -14,7 +14,7 @@ class ImageHeader:
 
     stored_width, stored_height: pixels as stored; `width` and `height` are after EXIF orientation (1..8).
     components: channels as stored (palette counts as 1); bits: per component; alpha: some pixel may be
-    transparent; scans: passes over the picture (progressive JPEG).
+    transparent; scans: passes over the picture (JPEG).
     """
 
     format: ImageFormat

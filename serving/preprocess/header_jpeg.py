@@ -80,8 +80,10 @@ def _finish(data: bytes, seen: _Seen, first_scan: int) -> ImageHeader:
         raise ImageInvalid(f"the JPEG declares {width} x {height} pixels")
     if components not in (1, 3, 4):
         raise ImageUnsupported(f"JPEG with {components} components is not served", hint="send grey, RGB or CMYK")
-    # Coded data never holds FF DA (an FF is followed by a stuffed 00), so counting the marker counts the scans.
-    scans = data.count(b"\xff\xda", first_scan) if seen.progressive else 1
+    # Coded data never holds FF DA (an FF is followed by a stuffed 00), so counting the marker counts the scans. Where
+    # a sequential picture's first scan holds all components (its fifth byte counts them), decoders take no second one.
+    whole = not seen.progressive and data[first_scan + 4 : first_scan + 5] >= bytes([components])
+    scans = 1 if whole else data.count(b"\xff\xda", first_scan)
     return ImageHeader(
         "jpeg",
         width,

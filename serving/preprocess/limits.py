@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from serving.errors import ImageTooLarge
 from serving.preprocess.header import ImageHeader
 
+SEQUENTIAL_SCANS = 4  # one, or one for each component (ITU-T T.81 annex B)
+
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
     """Upper bounds on one encoded picture.
 
     `max_scans` bounds progressive JPEG: each scan walks over the whole picture, so a small file of empty scans costs
-    seconds. `max_scan_pixels` bounds scans x pixels for the same reason.
+    seconds. `max_scan_pixels` bounds scans x pixels for the same reason. Other JPEGs have SEQUENTIAL_SCANS at most.
     """
 
     max_pixels: int = 40_000_000
@@ -45,8 +47,10 @@ def check_size(width: int, height: int, limits: DecodeLimits) -> None:
 def check_limits(header: ImageHeader, limits: DecodeLimits) -> None:
     """Raise ImageTooLarge when the header promises more than the limits. Reads no pixel."""
     check_size(header.width, header.height, limits)
-    if header.scans > limits.max_scans or header.scans * header.pixels > max(limits.max_scan_pixels, header.pixels):
+    most = limits.max_scans if header.progressive else SEQUENTIAL_SCANS
+    if header.scans > most or header.scans * header.pixels > max(limits.max_scan_pixels, header.pixels):
+        kind = "progressive" if header.progressive else "sequential"
         raise ImageTooLarge(
-            f"progressive JPEG of {header.width} x {header.height} with {header.scans} scans: too costly to decode",
+            f"{kind} JPEG of {header.width} x {header.height} with {header.scans} scans: too costly to decode",
             hint="save the picture as a baseline JPEG",
         )

@@ -68,6 +68,17 @@ def _jpeg_of_many_scans() -> bytes:
     return bytes(many)
 
 
+def _jpeg_of_many_sequential_scans() -> bytes:
+    """Scans of one component each, without data: the decoder walks over the whole picture for each, then complains."""
+    out = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(out, "JPEG")
+    data = bytearray(out.getvalue())
+    at = data.index(b"\xff\xc0")
+    data[at + 5 : at + 9] = struct.pack(">HH", 6000, 6000)
+    scan = b"\xff\xda\0\x08\x01\x01\0\0\x3f\0"
+    return bytes(data[: data.index(b"\xff\xda")]) + scan * 9000 + b"\xff\xd9"
+
+
 ZEROS = bytes(30_000_000)
 
 # name -> (bytes, the code of the refusal)
@@ -92,6 +103,7 @@ BOMBS: dict[str, tuple[bytes, str]] = {
     "jpeg of 40001 x 2": (jpeg_of_size(40_001, 2), "image_too_large"),
     "jpeg of 7000 x 7000": (jpeg_of_size(7000, 7000), "image_too_large"),
     "jpeg of many scans": (_jpeg_of_many_scans(), "image_too_large"),
+    "jpeg of many sequential scans": (_jpeg_of_many_sequential_scans(), "image_too_large"),
     "jpeg of fill bytes": (b"\xff\xd8" + b"\xff" * 99_000, "image_invalid"),
     "jpeg of fill bytes and zeros": (b"\xff\xd8\xff" + b"\xff\0" * 49_000, "image_invalid"),
     "jpeg of empty segments": (b"\xff\xd8" + b"\xff\xe2\0\x02" * 24_000, "image_invalid"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Callable
@@ -186,6 +187,40 @@ def test_a_progressive_jpeg_of_many_scans_is_refused(astronaut: Image.Image, enc
     many = data[:-2] + data[last:-2] * 200 + b"\xff\xd9"
     with pytest.raises(ImageTooLarge, match="scans"):
         decode(many)
+
+
+def _scans_of_one_component(components: int, repeated: int = 1) -> bytes:
+    """8 x 8 pixels, sequential, a scan a component: DC difference 0 and end of block in the standard tables."""
+    out = io.BytesIO()
+    Image.new("CMYK" if components == 4 else "RGB", (8, 8)).save(out, "JPEG", subsampling=0)
+    data = out.getvalue()
+    at = data.index(b"\xff\xda")
+    each, tables = data[at + 5 : at + 5 + 2 * components], {0x00: b"\x2b", 0x11: b"\x0f"}
+    scans = b"".join(
+        b"\xff\xda\0\x08\x01" + each[i : i + 2] + b"\0\x3f\0" + tables[each[i + 1]] for i in range(0, len(each), 2)
+    )
+    return data[:at] + scans * repeated + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("components", [3, 4])
+def test_a_sequential_jpeg_may_have_a_scan_a_component(components: int) -> None:
+    data = _scans_of_one_component(components)
+    header = read_header(data)
+    assert (header.progressive, header.scans) == (False, components)
+    pixels = decode(data)
+    assert pixels.shape == (8, 8, 3) and len(np.unique(pixels)) == 1
+
+
+@pytest.mark.parametrize("components", [3, 4])
+def test_a_sequential_jpeg_of_many_scans_is_refused(components: int) -> None:
+    with pytest.raises(ImageTooLarge, match="sequential JPEG of 8 x 8 with .* scans"):
+        decode(_scans_of_one_component(components, repeated=2))
+
+
+def test_pictures_behind_the_picture_are_no_scans_of_it(rocket: bytes) -> None:
+    """Phones put previews and videos behind the end marker."""
+    assert read_header(rocket + rocket * 9 + b"\xff\xda" * 50).scans == 1
+    assert np.array_equal(decode(rocket + rocket * 9), decode(rocket))
 
 
 def test_a_decoder_message_never_comes_through(monkeypatch: pytest.MonkeyPatch, rocket: bytes) -> None:
