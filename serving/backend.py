@@ -110,6 +110,14 @@ class TritonPythonModel:
             return BodyInvalid(f"request could not be read: {error}")
 
     def _infer(self, samples: Sequence[InferRequest]) -> Sequence[Answer]:
+        """Where the batch failed as a whole, each of it is asked once more, alone: one's values may have caused it."""
+        answers = list(self._asked(samples))
+        failed = [i for i, answer in enumerate(answers) if isinstance(answer, EngineFailed)]
+        for i in failed if len(failed) > 1 else ():
+            (answers[i],) = self._asked([samples[i]])
+        return answers
+
+    def _asked(self, samples: Sequence[InferRequest]) -> Sequence[Answer]:
         try:
             return self._model.infer(samples)
         except ServingError as error:

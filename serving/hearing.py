@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from serving.errors import BodyInvalid
+from serving.errors_audio import AudioInvalid
 from serving.preprocess.audio import SoundLimits, windows_of
 from serving.sequences import HEARD, WINDOW, Run, run_windows
 from serving.spec import ModelSpec, SoundSpec
@@ -44,6 +45,8 @@ def hear(
         outputs, state = run_windows(run, windows[None], rule, state, spec.batch.max)
         parts.append({key: array[0] for key, array in outputs.items()})
         times["infer"] += (time.perf_counter() - started) * 1e3
+    if not parts:
+        raise AudioInvalid(f"the sound is shorter than one sample at {rule.sample_rate} Hz", hint="send a longer sound")
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     after = {key: array[0] for key, array in (state or {}).items()}
     return {**joined, **after, HEARD: np.array(sum(samples))}, times

@@ -16,7 +16,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from serving.errors import ImageInvalid, ImageUnsupported
+from serving.errors import ImageInvalid, ImageTooLarge, ImageUnsupported
 from serving.preprocess.header import ImageHeader
 from serving.preprocess.limits import DecodeLimits, check_limits, check_size
 from serving.preprocess.sniff import read_header
@@ -33,8 +33,9 @@ __all__ = [
     "read_header",
 ]
 
-# Our own limits are checked before; should a plug-in ever see more than they allow, that is an error and not a line
-# on stderr.
+# Our own limits are checked before, and `max_pixels` may allow more than Pillow's own bound. Should a library set that
+# one again, it is an error of the picture and not a line on stderr.
+Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 _REDUCTIONS = (1, 2, 4, 8)
@@ -126,6 +127,8 @@ def _pillow(data: bytes, header: ImageHeader) -> PixelArray:
         raise
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, zlib.error, UnidentifiedImageError) as error:
         raise ImageInvalid(f"the {header.format} is truncated or damaged") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ImageTooLarge(f"the {header.format} has more pixels than its decoder takes") from error
 
 
 def _rgb_of_pillow(image: Image.Image, header: ImageHeader) -> PixelArray:

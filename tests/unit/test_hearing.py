@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from serving.errors import BodyInvalid
-from serving.errors_audio import AudioTooLong
+from serving.errors_audio import AudioInvalid, AudioTooLong
 from serving.hearing import MOST_WINDOWS, hear
 from serving.preprocess.audio import SoundLimits, windows_of
 from serving.spec import ModelSpec
@@ -81,6 +81,11 @@ def test_a_long_silence_in_a_small_file_is_refused_by_its_header() -> None:
 
 def test_silence_is_a_normal_answer() -> None:
     assert float(ask(encoded=flac(np.zeros(16_000, np.float32)))["p"].max()) == 0.0
+
+
+def test_a_sound_that_is_shorter_than_one_sample_of_the_model_is_refused() -> None:
+    with pytest.raises(AudioInvalid, match="shorter than one sample at 16000 Hz"):
+        hear(network, InferRequest(encoded=b"\0\0"), SPEC, {"pcm": "48000x1"}, LIMITS)
 
 
 @pytest.mark.parametrize(

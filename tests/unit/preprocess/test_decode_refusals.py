@@ -173,6 +173,17 @@ def test_the_limits_apply_after_orientation_as_well() -> None:
         check_limits(header, DecodeLimits(max_pixels=59_999))
 
 
+def test_a_bound_of_pillows_own_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours may be set higher, so Pillow's is off; a library that sets it again makes an answer, no traceback."""
+    assert Image.MAX_IMAGE_PIXELS is None
+    data = _png(30, 20, body=bytes(31 * 20))
+    assert decode(data).shape == (20, 30, 3)
+    for bound in (400, 100):  # Pillow warns over the bound, and refuses over twice the bound
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", bound)
+        with pytest.raises(ImageTooLarge):
+            decode(data)
+
+
 def test_the_smallest_and_the_narrowest_pictures_decode(encode: Encode) -> None:
     for size in ((1, 1), (16_384, 1), (1, 16_384), (3, 5)):
         for kind in ("JPEG", "PNG"):
