@@ -13,6 +13,7 @@ from serving.gallery.view import Match, View
 from serving.types import FloatArray
 
 _MAX_VECTORS = 4000  # pairs of these: 8 million, as many as a threshold needs
+_LEAST_FAR = 2 / (_MAX_VECTORS * (_MAX_VECTORS - 1))  # one of all those pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +70,8 @@ def threshold_for(view: View, far: float) -> Threshold:
     From the gallery's own samples: for a rate of one in n, n pairs of strangers are needed at least. ParameterInvalid
     where there are fewer. Source: ISO/IEC 19795-1, verification error rates.
     """
-    if not 0 < far < 1:
-        raise ParameterInvalid(f"far: expected a rate between 0 and 1, got {far}")
+    if not _LEAST_FAR <= far < 1:
+        raise ParameterInvalid(f"far: expected a rate between 0 and 1, of at least {_LEAST_FAR:.3g}, got {far:g}")
     vectors, owner = view.vectors()
     vectors, owner = vectors[-_MAX_VECTORS:], owner[-_MAX_VECTORS:]
     impostor, genuine = _pairs(vectors, owner)

@@ -91,8 +91,9 @@ async def search(request: Request) -> Response:
         if facts.dimension and len(vector) != facts.dimension:
             raise ParameterInvalid(f"embedding: expected {facts.dimension} numbers, got {len(vector)}")
         return _json({"results": await desk.search_vector(name, rule, vector, _top(body.get("top", 5)))})
-    own, found, _ = await _asked(request, bundle)
-    return _json({"results": await desk.search(name, rule, found, _top(own.get("top", 5)))})
+    top = _top(_split(request.scope["query_string"])[0].get("top", 5))  # before the picture is paid for
+    _, found, _ = await _asked(request, bundle)
+    return _json({"results": await desk.search(name, rule, found, top)})
 
 
 async def duplicates(request: Request) -> Response:
@@ -170,9 +171,10 @@ def _split(query: bytes) -> tuple[dict[str, str], bytes]:
 
 
 def _top(value: Any) -> int:
-    if not str(value).isdigit() or not 1 <= int(value) <= MAX_TOP:
-        raise ParameterInvalid(f"top: expected 1 to {MAX_TOP}, got {str(value)[:40]!r}")
-    return int(value)
+    text = str(value)
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_TOP:
+        raise ParameterInvalid(f"top: expected 1 to {MAX_TOP}, got {text[:40]!r}")
+    return int(text)
 
 
 async def _json_body(request: Request, needed: Mapping[str, type], more: Mapping[str, type]) -> dict[str, Any]:

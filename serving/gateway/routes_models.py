@@ -72,7 +72,8 @@ def prefers_html(accept: str) -> bool:
         for parameter in parameters.split(";"):
             name, _, value = parameter.strip().partition("=")
             if name == "q":
-                weight = float(value) if value.replace(".", "", 1).isdigit() else 0.0
+                digits = value.replace(".", "", 1)
+                weight = float(value) if digits.isascii() and digits.isdigit() else 0.0
         if kind.strip() in weights:
             weights[kind.strip()] = weight
     return weights["text/html"] > max(weights[JSON], weights["*/*"])

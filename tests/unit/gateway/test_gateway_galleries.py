@@ -177,6 +177,8 @@ def test_a_threshold_by_a_false_accept_rate(client: TestClient, people: str) -> 
         ("PATCH", "/v1/galleries/people", {}, 400, "body_invalid"),
         ("PATCH", "/v1/galleries/people", {"far": 0.1, "threshold": 0.5}, 400, "body_invalid"),
         ("PATCH", "/v1/galleries/people", {"far": 0}, 422, "parameter_invalid"),
+        ("PATCH", "/v1/galleries/people", {"far": 1e-320}, 422, "parameter_invalid"),
+        ("PATCH", "/v1/galleries/people", {"far": 1e-300}, 422, "parameter_invalid"),
         ("PATCH", "/v1/galleries/people/subjects/nobody", {"label": "x"}, 404, "not_found"),
         ("POST", "/v1/galleries/people/search", {"embedding": []}, 400, "body_invalid"),
         ("POST", "/v1/galleries/people/search", {"embedding": ["a"]}, 400, "body_invalid"),
@@ -202,6 +204,14 @@ def test_pictures_and_subjects_are_checked(client: TestClient, people: str) -> N
     enrol(client, people, "anna", 1)
     assert_problem(client.post(f"{people}/search", json={"embedding": [1, 2]}), 422, "parameter_invalid")
     assert_problem(client.post(f"{people}/search", json={"embedding": [0, 0, 0, 0]}), 422, "parameter_invalid")
+
+
+@pytest.mark.parametrize("top", ["0", "51", "x", "-1", "%C2%B2", "1" * 400])
+def test_a_wrong_top_is_refused_before_the_picture_is_paid_for(
+    client: TestClient, people: str, top: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.gateway.routes_galleries.infer_picture", None)
+    assert_problem(client.post(f"{people}/search?top={top}", content=picture(1)), 422, "parameter_invalid")
 
 
 def test_the_openapi_document_has_the_routes(client: TestClient) -> None:

@@ -72,6 +72,7 @@ def test_the_certificate_in_both_forms(client: TestClient, catalogue: Catalogue)
         ("text/html;q=0.5, application/json", False),
         ("text/html, application/json;q=0.9", True),
         ("text/html;q=nan, */*;q=0.1", False),
+        ("text/html;q=\xb2", False),
     ],
 )
 def test_accept(accept: str, html: bool) -> None:
