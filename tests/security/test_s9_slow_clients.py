@@ -1,13 +1,24 @@
-"""S9, the quick part: hundreds of connections that send a byte a second do not disturb a caller who does not."""
+"""S9, the quick part: hundreds of connections that send a byte a second do not disturb a caller who does not, and an
+answer that nobody reads holds no connection."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import http.client
 import selectors
 import socket
 import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
+import uvloop
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from serving.gateway import protocol
 from serving.testing.gateway_process import Running, gateways
 
 CONNECTIONS = 300
@@ -102,3 +113,78 @@ class _SlowClients:
             sock.close()
             self.cut += 1
             self.longest_s = max(self.longest_s, time.monotonic() - self._born)
+
+
+ANSWER = b"x" * 8_000_000
+UNSENT_S = 0.3
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+UNREAD = {
+    "kept connection": GET,
+    "closed connection": GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"),
+    "next request at once": GET * 3,
+}
+
+
+@pytest.mark.parametrize("sent", UNREAD.values(), ids=UNREAD)
+def test_s9_an_answer_that_nobody_reads_holds_no_connection(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    async def run() -> None:
+        async with _answering(monkeypatch) as (address, connections):
+            with _client(address) as sock:
+                await asyncio.get_running_loop().sock_sendall(sock, sent)
+                await _until(lambda: bool(connections))
+                await _until(lambda: not connections)
+
+    uvloop.run(run())
+
+
+def test_s9_an_answer_that_is_read_slowly_comes_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        async with _answering(monkeypatch) as (address, _):
+            with _client(address) as sock:
+                await loop.sock_sendall(sock, UNREAD["closed connection"])
+                began, came = loop.time(), 0
+                while chunk := await loop.sock_recv(sock, 200_000):
+                    came += len(chunk)
+                    await asyncio.sleep(0.03)
+                assert came > len(ANSWER) and loop.time() - began > 3 * UNSENT_S
+
+    uvloop.run(run())
+
+
+@contextlib.asynccontextmanager
+async def _answering(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Any, set[Any]]]:
+    """An app of one large answer behind the gateway's own protocol: its address, its open connections."""
+    monkeypatch.setattr(protocol, "UNSENT_S", UNSENT_S)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-length", b"%d" % len(ANSWER))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": ANSWER})
+
+    config = Config(app, lifespan="off", timeout_keep_alive=UNSENT_S, log_level="critical")  # type: ignore[arg-type]
+    state = ServerState()
+    made = lambda: protocol.GatewayProtocol(config, state, {})  # noqa: E731
+    server = await asyncio.get_running_loop().create_server(made, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname(), state.connections
+    finally:
+        for one in tuple(state.connections):
+            one.transport.abort()
+        server.close()
+        await server.wait_closed()
+
+
+def _client(address: Any) -> socket.socket:
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    sock.connect(address)
+    sock.setblocking(False)
+    return sock
+
+
+async def _until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline, "the connection is still there"
+        await asyncio.sleep(0.02)
