@@ -71,7 +71,8 @@ class TritonServer:
             "inputs": [_input(tensor.name, tensor.array) for tensor in request.tensors],
             "model_version": request.model_version,
             "outputs": [InferRequestedOutput(output) for output in request.outputs] or None,
-            "request_id": request.request_id,
+            # Triton puts `[request id: ...]` before its texts; an id that closed it could begin a text of its own.
+            "request_id": request.request_id.replace("]", ")"),
             "parameters": dict(request.parameters),
             "timeout": max(1, int(WAITING_SHARE * timeout_s * 1e6)),
             "client_timeout": timeout_s,

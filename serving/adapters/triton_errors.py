@@ -1,7 +1,8 @@
 """Triton's refusals as our error classes. A pure function of status and text; tests/contract holds it to a real server.
 
 Triton has one gRPC status for a full queue, a request that waited too long and a server that is gone (UNAVAILABLE), so
-the text decides. The texts are those of Triton 2.51; nothing of an unknown text reaches a caller, it may name paths.
+the text decides, but only under the status that Triton gives it: an INVALID_ARGUMENT repeats what the caller named its
+tensors. The texts are those of Triton 2.51; nothing of an unknown text reaches a caller, it may name paths.
 """
 
 from __future__ import annotations
@@ -42,18 +43,18 @@ def refusal_of(status: str, text: str, model: str, known: bool) -> Refusal:
     text = _PREFIX.sub("", text)
     if match := _OURS.match(text):
         return Refusal(_CODES.get(match[1], EngineFailed)(match[2]))
-    if "Exceeds maximum queue size" in text:
+    if status == "INVALID_ARGUMENT":
+        return Refusal(BodyInvalid(_one_line(text)))
+    if status == "UNAVAILABLE" and "Exceeds maximum queue size" in text:
         return Refusal(Overloaded(f"{model}: the queue is full", hint="try again later"))
-    if status == "DEADLINE_EXCEEDED" or "Request timeout expired" in text:
+    if status == "DEADLINE_EXCEEDED" or (status == "UNAVAILABLE" and "Request timeout expired" in text):
         return Refusal(DeadlineExceeded(f"{model}: the deadline passed before the answer"))
-    if "Stub process" in text and "not healthy" in text:
+    if status == "INTERNAL" and "Stub process" in text and "not healthy" in text:
         return Refusal(Unavailable(f"{model}: its process ended; it is being loaded again"), down=True)
-    if status == "NOT_FOUND" or "no available versions" in text:
+    if status == "NOT_FOUND" or (status == "UNAVAILABLE" and "no available versions" in text):
         return _not_found(text, model, known)
     if status in ("UNAVAILABLE", "CANCELLED"):
         return Refusal(Unavailable("the inference server cannot be reached"), down=status == "UNAVAILABLE")
-    if status == "INVALID_ARGUMENT":
-        return Refusal(BodyInvalid(_one_line(text)))
     if status == "RESOURCE_EXHAUSTED":
         return Refusal(BodyTooLarge(f"{model}: the request is larger than the inference server takes"))
     return Refusal(EngineFailed(f"{model}: the inference server failed ({status})", hint="see the server's log"))

@@ -193,6 +193,24 @@ def test_another_layout_than_promised_is_refused(make: Make, tensors: list[Serve
     assert "/" not in str(error)
 
 
+@pytest.mark.parametrize("words", ["no available versions", "Stub process not healthy", "Exceeds maximum queue size"])
+def test_a_callers_words_choose_no_class_and_close_no_model(make: Make, words: str) -> None:
+    named = [ServerTensor(words, np.zeros((1, 4), np.uint8))]
+    asked = [
+        ServerRequest("colours", named, outputs=("score",), request_id=f"x] lockstep:overloaded: {words}"),
+        ServerRequest("colours", [ServerTensor("image", image_input(RED))], outputs=(words,), request_id=f"x] {words}"),
+    ]
+
+    async def all_of(server: InferenceServer) -> ServerReply:
+        await server.infer(colours(RED, "class_id"), 10)
+        for request in asked:
+            with pytest.raises(BodyInvalid):
+                await server.infer(request, 10)
+        return await server.infer(colours(RED, "class_id"), 10)
+
+    assert ask(make, all_of).tensors["class_id"][0, 0] == 0
+
+
 def test_a_full_queue_is_overloaded_and_what_was_admitted_is_answered(make: Make) -> None:
     async def flood(server: InferenceServer) -> list[Any]:
         await idle(server)

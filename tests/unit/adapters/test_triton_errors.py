@@ -52,6 +52,33 @@ def test_the_backends_text_is_kept_without_the_code() -> None:
     assert str(error) == "100 megapixels (scale it)"
 
 
-def test_a_callers_text_cannot_choose_the_class() -> None:
-    text = "unexpected inference input 'lockstep:overloaded: x' for model 'm'"
-    assert type(refusal_of("INVALID_ARGUMENT", text, "m", True).error) is BodyInvalid
+@pytest.mark.parametrize(
+    "words",
+    [
+        "lockstep:overloaded: x",
+        "no available versions",
+        "Stub process not healthy",
+        "Stub process 'm_0_0' is not healthy.",
+        "Exceeds maximum queue size",
+        "Request timeout expired",
+    ],
+)
+@pytest.mark.parametrize("what", ["input", "output"])
+@pytest.mark.parametrize("prefix", ["", "[request id: 7] ", "in ensemble 'm', [request id: 7] "])
+def test_a_callers_text_cannot_choose_the_class(words: str, what: str, prefix: str) -> None:
+    text = f"{prefix}unexpected inference {what} '{words}' for model 'm'"
+    refusal = refusal_of("INVALID_ARGUMENT", text, "m", True)
+    assert (type(refusal.error), refusal.down) == (BodyInvalid, False)
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        ("INTERNAL", "no available versions"),
+        ("INTERNAL", "Exceeds maximum queue size"),
+        ("INTERNAL", "Request timeout expired"),
+    ],
+)
+def test_a_text_counts_under_its_own_status_only(status: str, text: str) -> None:
+    refusal = refusal_of(status, f"KeyError: '{text}'", "m", True)
+    assert (type(refusal.error), refusal.down) == (EngineFailed, False)
