@@ -100,14 +100,20 @@ class Readiness:
         self._watches[name].answered_at = _now()
 
     async def run(self) -> None:
-        """Check all models, wait, again; until cancelled."""
-        while True:
-            await self.check_all()
-            await asyncio.sleep(self._interval_s)
+        """Check each model every `interval_s`, until cancelled. One that hangs holds no other up."""
+        async with asyncio.TaskGroup() as group:
+            for name, watch in self._watches.items():
+                group.create_task(self._follow(name, watch))
 
     async def check_all(self) -> None:
         """One round of canaries, all models at the same time."""
         await asyncio.gather(*(self._check(name, watch) for name, watch in self._watches.items()))
+
+    async def _follow(self, name: str, watch: _Watch) -> None:
+        while True:
+            due = _now() + self._interval_s  # from start to start: an answer of 3.5 s is not too old by the next
+            await self._check(name, watch)
+            await asyncio.sleep(due - _now())
 
     async def _check(self, name: str, watch: _Watch) -> None:
         try:

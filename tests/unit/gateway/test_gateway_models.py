@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import selectors
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from serving.gateway.catalogue import Catalogue
 from serving.gateway.readiness import Readiness
 from serving.gateway.routes_models import prefers_html
 from serving.metrics import Metrics
-from serving.ports import ServerRequest
+from serving.ports import ServerReply, ServerRequest
 from serving.testing.stub_bundles import make_bundle, stub_canaries
 from serving.testing.stub_server import PICTURE, StubServer
 
@@ -181,6 +182,49 @@ def test_overload_alone_does_not_take_a_model_out(catalogue: Catalogue) -> None:
         assert not readiness.state("persons").ready  # none came: it may as well hang
 
     asyncio.run(check())
+
+
+class _Jumping(selectors.SelectSelector):
+    now_s = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.now_s += timeout or 0.0
+        return super().select(0)
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """Its clock jumps to the next timer."""
+
+    def __init__(self) -> None:
+        self._jumping = _Jumping()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        return self._jumping.now_s
+
+
+@pytest.mark.parametrize(("takes_s", "ready"), [(3600.0, False), (3.5, True)])
+def test_a_model_that_hangs_takes_no_other_with_it(catalogue: Catalogue, takes_s: float, ready: bool) -> None:
+    class Slow(StubServer):
+        async def infer(self, request: ServerRequest, timeout_s: float) -> ServerReply:
+            await asyncio.sleep(takes_s if request.model_name == "persons" else 0.01)
+            return await super().infer(request, timeout_s)
+
+    async def follow() -> tuple[set[str], set[bool]]:
+        canaries = stub_canaries(catalogue.bundles)
+        readiness = Readiness(Slow(catalogue.bundles), catalogue, canaries, Metrics(), 2.0)
+        running = asyncio.create_task(readiness.run())
+        await asyncio.sleep(4.1)  # the first answers, or none
+        seen = []
+        for _ in range(300):
+            seen.append((readiness.state("digits").reason, readiness.state("persons").ready))
+            await asyncio.sleep(0.1)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return {reason for reason, _ in seen}, {slow for _, slow in seen}
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        assert runner.run(follow()) == ({""}, {ready})
 
 
 def test_a_model_that_is_not_required_does_not_hold_the_others_back(tmp_path: Any, settings: Settings) -> None:
