@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from serving.errors import DeadlineExceeded, Overloaded
+from serving.errors import DeadlineExceeded, InputError, Overloaded
 
 WINDOW = 48  # gaps averaged: answers come in batches, and within one of them the gaps are near 0
 ENOUGH = 16  # answers before anybody is refused: the first ones of a model tell of its start, not of its pace
@@ -59,6 +59,9 @@ class Pace:
         try:
             yield
             self._answered()
+        except InputError:  # refused by the model, which is an answer: a queue of bad pictures moves on too
+            self._answered()
+            raise
         except (TimeoutError, DeadlineExceeded):
             self._expired(self._now() - began, before)
             raise

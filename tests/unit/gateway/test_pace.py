@@ -7,12 +7,12 @@ import itertools
 import random
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 
 import pytest
 
-from serving.errors import DeadlineExceeded, Overloaded
+from serving.errors import DeadlineExceeded, ImageInvalid, Overloaded
 from serving.gateway.pace import ENOUGH, Pace
 
 SERVICE_S = 0.05
@@ -205,3 +205,18 @@ def test_what_failed_is_no_answer() -> None:
         now[0] += 0.5
         raise RuntimeError
     assert pace.gap_s == 0 and pace.in_flight == 0
+
+
+def test_a_refused_picture_is_an_answer() -> None:
+    """Forty a second, one of a hundred readable: who comes then waits 25 ms, not the 2.5 s between two good ones."""
+    now = [0.0]
+    pace = Pace(lambda: now[0])
+    with pace.take(1, lambda reason: None):
+        for number in range(100 * ENOUGH):
+            with suppress(ImageInvalid), pace.take(60, lambda reason: None):
+                now[0] += 0.025
+                if number % 100:
+                    raise ImageInvalid("truncated")
+        assert pace.gap_s == pytest.approx(0.025)
+        with pace.take(1, lambda reason: None):
+            assert pace.in_flight == 2
