@@ -52,9 +52,9 @@ class Galleries:
         sync_folder(self.folder)
         return self.get(facts.name)
 
-    def delete(self, name: str) -> None:
-        """The gallery with all it holds, taken away by rename first. NotFound, GalleryBusy."""
-        with GalleryWriter(self.get(name)):
+    def delete(self, name: str, wait_s: float = 5.0) -> None:
+        """The gallery with all it holds, taken away by rename first. NotFound; GalleryBusy after `wait_s`."""
+        with GalleryWriter(self.get(name), wait_s):
             gone = self.folder / f".{name}.gone"
             shutil.rmtree(gone, ignore_errors=True)
             (self.folder / name).rename(gone)

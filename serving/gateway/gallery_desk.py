@@ -1,29 +1,43 @@
-"""Galleries for one gateway process: file work on a thread, one at a time; other processes wait by the lock."""
+"""Galleries for one gateway process: file work on a thread, one at a time; other processes wait by the lock.
+
+Who waits for it (for another process too) lets the others of this one go on, and keeps its own time.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from serving.errors import NotFound, ParameterInvalid
+from serving.errors import DeadlineExceeded, NotFound, ParameterInvalid
+from serving.errors_gallery import GalleryBusy
 from serving.gallery import Facts, Galleries, GalleryWriter, Rule, near_duplicates, threshold_for
 from serving.gallery.asking import Found, answers, duplicate_rows, sample_of, subjects, summary
 
 T = TypeVar("T")
 MOST_COMPARED = 10_000  # samples whose pairs are all compared for one request: seconds of a core at 1280 numbers
+WRITER_WAIT_S, PAUSE_S = 5.0, 0.05  # for a writer of another process to end; between two looks
 
 
 class GalleryDesk:
-    """Every method returns plain JSON values. Raises what serving.gallery raises."""
+    """Every method returns plain JSON values. Raises what serving.gallery raises, and DeadlineExceeded (`until`)."""
 
     def __init__(self, folder: Path) -> None:
         self._galleries = Galleries(folder)
-        self._turn = asyncio.Lock()
+        self._turn, self._comparing = asyncio.Lock(), asyncio.Lock()
+        self._deadline: float | None = None
+
+    def until(self, deadline: float) -> GalleryDesk:
+        """This desk for one request, whose time is over at `deadline` (the loop's clock, seconds)."""
+        desk = copy(self)
+        desk._deadline = deadline
+        return desk
 
     async def names(self) -> list[dict[str, Any]]:
         """All galleries."""
@@ -53,7 +67,7 @@ class GalleryDesk:
 
         def write() -> dict[str, Any]:
             reader = self._galleries.get(name)
-            with GalleryWriter(reader) as writer:
+            with self._writer(name) as writer:
                 chosen: dict[str, Any] = {}
                 facts = replace(reader.facts, **{k: v for k, v in values.items() if k in ("threshold", "margin")})
                 if "threshold" in values:
@@ -66,11 +80,11 @@ class GalleryDesk:
                 writer.set_facts(facts)
             return {**self._summary(name), **chosen}
 
-        return await self._do(write)
+        return await self._write(write)
 
     async def delete(self, name: str) -> None:
         """The gallery with all it holds."""
-        await self._do(lambda: self._galleries.delete(name))
+        await self._write(lambda: self._galleries.delete(name, wait_s=0))
 
     async def subject(self, name: str, subject: str) -> dict[str, Any]:
         """One subject."""
@@ -82,31 +96,31 @@ class GalleryDesk:
         """Acknowledged: it is on the disk when this returns."""
 
         def write() -> dict[str, Any]:
-            with GalleryWriter(self._galleries.get(name)) as writer:
+            with self._writer(name) as writer:
                 (number,) = writer.enrol(subject, [sample_of(found, about)], fingerprint=found.fingerprint,
                                          label=label, replace=replaces)  # fmt: skip
             return {**self._subject(name, subject), "sample": number}
 
-        return await self._do(write)
+        return await self._write(write)
 
     async def relabel(self, name: str, subject: str, label: str) -> dict[str, Any]:
         """Another label."""
 
         def write() -> dict[str, Any]:
-            with GalleryWriter(self._galleries.get(name)) as writer:
+            with self._writer(name) as writer:
                 writer.relabel(subject, label)
             return self._subject(name, subject)
 
-        return await self._do(write)
+        return await self._write(write)
 
     async def remove(self, name: str, subject: str) -> None:
         """A subject with all samples."""
 
         def write() -> None:
-            with GalleryWriter(self._galleries.get(name)) as writer:
+            with self._writer(name) as writer:
                 writer.remove(subject)
 
-        await self._do(write)
+        await self._write(write)
 
     async def duplicates(self, name: str, rule: Rule) -> dict[str, Any]:
         """Groups of near duplicates. Searches and changes go on meanwhile: the view never changes."""
@@ -114,7 +128,8 @@ class GalleryDesk:
         if len(view) > MOST_COMPARED:
             raise ParameterInvalid(f"gallery {name}: {len(view)} samples, {MOST_COMPARED} at most are compared here",
                                    hint="`lockstep galleries duplicates` compares any number")  # fmt: skip
-        groups = await asyncio.to_thread(near_duplicates, view, rule.threshold)
+        async with self._hold(self._comparing):  # seconds each: several at once would take all threads
+            groups = await asyncio.to_thread(near_duplicates, view, rule.threshold)
         return {"gallery": name, "threshold": rule.threshold, "samples": len(view),
                 "groups": duplicate_rows(view, groups)}  # fmt: skip
 
@@ -143,6 +158,38 @@ class GalleryDesk:
             raise NotFound(f"gallery {name}: no subject {subject[:80]!r}")
         return {"gallery": name, **found}
 
+    def _writer(self, name: str) -> GalleryWriter:
+        return GalleryWriter(self._galleries.get(name), wait_s=0)
+
     async def _do(self, work: Callable[[], T]) -> T:
-        async with self._turn:
+        async with self._hold(self._turn):
             return await asyncio.to_thread(work)
+
+    async def _write(self, work: Callable[[], T]) -> T:
+        """`work` takes the gallery's lock at once or not at all; between two tries it is the turn of others."""
+        clock = asyncio.get_running_loop().time
+        due = clock() + WRITER_WAIT_S
+        due = due if self._deadline is None else min(due, self._deadline)
+        while True:
+            try:
+                return await self._do(work)
+            except GalleryBusy:
+                if clock() + PAUSE_S > due:
+                    raise
+            await asyncio.sleep(PAUSE_S)
+
+    @asynccontextmanager
+    async def _hold(self, lock: asyncio.Lock) -> AsyncIterator[None]:
+        """The deadline bounds the wait; what has begun on a thread cannot be stopped and is finished."""
+        late = DeadlineExceeded("the deadline passed before it was this request's turn at the galleries")
+        if self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline:
+            raise late
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                await lock.acquire()
+        except TimeoutError:
+            raise late from None
+        try:
+            yield
+        finally:
+            lock.release()

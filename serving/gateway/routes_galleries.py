@@ -203,7 +203,7 @@ def _pipeline(context: Context, name: str) -> ModelBundle:
 def _desk(request: Request) -> GalleryDesk:
     desk: GalleryDesk | None = context_of(request).galleries
     assert desk is not None
-    return desk
+    return desk.until(deadline_of(request))
 
 
 def _name(request: Request) -> str:

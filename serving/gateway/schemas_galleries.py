@@ -46,7 +46,7 @@ DUPLICATES = obj(
         "groups": array(obj({"samples": array(_MEMBER), "best": NUMBER, "least": NUMBER})),
     }
 )  # fmt: skip
-_READ, _WRITE = (404, 500), (400, 404, 408, 409, 413, 415, 422, 500, 503, 504, 507)
+_READ, _WRITE = (404, 422, 500, 504), (400, 404, 408, 409, 413, 415, 422, 500, 503, 504, 507)
 
 
 def paths(pipelines: Sequence[ModelBundle]) -> dict[str, Schema]:
@@ -75,7 +75,7 @@ def paths(pipelines: Sequence[ModelBundle]) -> dict[str, Schema]:
         },
         f"{one}/duplicates": {
             "get": _operation("gallery_duplicates", "Groups of near duplicates among its samples", 200, DUPLICATES,
-                              (422, *_READ), one, query=[_bound()]),
+                              _READ, one, query=[_bound()]),
         },
         subject: {
             "get": _operation("subject", "One subject", 200, SUBJECT, _READ, subject),

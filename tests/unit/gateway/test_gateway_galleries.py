@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from gateway_kit import assert_problem
 from starlette.testclient import TestClient
 
 from serving.config import Settings
+from serving.gallery import Galleries, GalleryReader, GalleryWriter
 from serving.gateway.app import create_app
 from serving.gateway.catalogue import Catalogue
 from serving.ports import ServerRequest
@@ -228,3 +232,59 @@ def test_without_such_a_pipeline_there_are_no_galleries(tmp_path: Path) -> None:
     with TestClient(create_app(Settings(), server, catalogue, stub_canaries(catalogue.bundles))) as client:
         assert_problem(client.get("/v1/galleries"), 404, "not_found")
         assert "/v1/galleries" not in client.get("/openapi.json").json()["paths"]
+
+
+def test_writers_that_wait_keep_their_time_and_hold_nobody_up(client: TestClient, people: str, tmp_path: Path) -> None:
+    """As `enrol-folder` in another process: in a row each would wait 5 s, and readers behind them."""
+    calls: tuple[tuple[str, str, Any], ...] = (
+        ("PATCH", people, {"threshold": 0.5}), ("PATCH", f"{people}/subjects/anna", {"label": "x"}),
+        ("DELETE", f"{people}/subjects/anna", None), ("DELETE", people, None),
+    )  # fmt: skip
+    enrol(client, people, "anna", 1)
+    with GalleryWriter(GalleryReader(tmp_path / "galleries" / "people")), ThreadPoolExecutor(len(calls)) as pool:
+        began, own = time.monotonic(), {"x-request-timeout-ms": "2000"}
+        waiting = [pool.submit(client.request, method, path, json=body, headers=own) for method, path, body in calls]
+        time.sleep(0.2)
+        read = client.get(people)
+        read_s = time.monotonic() - began
+        answers = [call.result() for call in waiting]
+        took_s = time.monotonic() - began
+    assert read.status_code == 200 and read_s < 1.5, read_s
+    for refused in answers:
+        assert_problem(refused, 503, "gallery_busy")
+    assert took_s < 4, took_s
+    assert client.delete(f"{people}/subjects/anna").status_code == 204
+
+
+def test_the_wait_for_a_turn_ends_with_the_deadline(
+    client: TestClient, people: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running: list[int] = []
+    begun, end = threading.Event(), threading.Event()
+    short = {"x-request-timeout-ms": "100"}
+
+    def held(*_: Any) -> list[Any]:
+        running.append(1 + len(running))
+        begun.set()
+        end.wait(10)
+        running.clear()
+        return []
+
+    monkeypatch.setattr("serving.gateway.gallery_desk.near_duplicates", held)
+    with ThreadPoolExecutor(3) as pool:
+        calls = [pool.submit(client.get, f"{people}/duplicates") for _ in range(3)]
+        assert begun.wait(10)
+        assert_problem(client.get(f"{people}/duplicates", headers=short), 504, "deadline_exceeded")
+        assert client.get(people).status_code == 200, "nobody else waits for it"
+        assert running == [1], "the others would take all threads"
+        end.set()
+        assert [call.result().status_code for call in calls] == [200] * 3
+    begun.clear()
+    end.clear()
+    monkeypatch.setattr(Galleries, "names", held)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client.get, "/v1/galleries")
+        assert begun.wait(10)
+        assert_problem(client.get(people, headers=short), 504, "deadline_exceeded")
+        end.set()
+        assert call.result().json() == {"galleries": []}
