@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from serving.gateway.catalogue import RESULT
 from serving.gateway.context import Context, remaining
 from serving.gateway.parameters import to_wire
 from serving.ports import ServerReply, ServerRequest, ServerTensor
+from serving.types import Array
 
 _STAGES = ("decode", "preprocess", "infer", "postprocess")
 
@@ -52,8 +54,8 @@ async def infer_picture(
     parameters: Mapping[str, Any],
     deadline: float,
     request_id: str,
-) -> bytes:
-    """The result document (JSON bytes, as the model wrote it) of one encoded picture."""
+) -> tuple[bytes, dict[str, float]]:
+    """The result document (JSON bytes, as the model wrote it) of one encoded picture, and its stages' milliseconds."""
     image = np.frombuffer(encoded, np.uint8).reshape(1, -1)
     request = ServerRequest(
         model_name=bundle.name,
@@ -67,7 +69,8 @@ async def infer_picture(
     result = reply.tensors.get(RESULT)
     if result is None or not result.size:
         raise EngineFailed(f"{bundle.name}: the server's answer has no `{RESULT}`; got {sorted(reply.tensors)}")
-    return result.tobytes()
+    document = result.tobytes()
+    return document, stage_times(context, bundle, document)
 
 
 async def infer_pictures(
@@ -82,7 +85,7 @@ async def infer_pictures(
 
     async def one(data: bytes) -> bytes | ServingError:
         try:
-            return await infer_picture(context, bundle, data, parameters, deadline, request_id)
+            return (await infer_picture(context, bundle, data, parameters, deadline, request_id))[0]
         except ServingError as error:
             return error
 
@@ -106,6 +109,13 @@ def stage_times(context: Context, bundle: ModelBundle, document: bytes) -> dict[
     for rule, boxes in counted.items():
         context.metrics.inc("lockstep_rule_boxes_total", boxes, model=name, rule=rule)
     return times
+
+
+def count_results(context: Context, bundle: ModelBundle, results: Array) -> None:
+    """Count `result` [n, bytes] of a batch as `stage_times` does; what is no result document is left to the caller."""
+    for document in results:
+        with suppress(EngineFailed):
+            stage_times(context, bundle, document.tobytes())
 
 
 def server_timing(times: Mapping[str, float]) -> str:

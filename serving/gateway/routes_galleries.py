@@ -154,7 +154,7 @@ async def _asked(request: Request, bundle: ModelBundle) -> tuple[Mapping[str, An
         raise BodyInvalid(f"expected one picture, got {len(pictures.encoded)}")
     parameters = {**query, **pictures.parameters, "embeddings": True}
     with context.in_flight.take(1):
-        answer = await infer_picture(context, bundle, pictures.encoded[0], parameters, deadline, state.request_id)
+        answer, _ = await infer_picture(context, bundle, pictures.encoded[0], parameters, deadline, state.request_id)
     return own, found_in(orjson.loads(answer)), pictures.encoded[0]
 
 

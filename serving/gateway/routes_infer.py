@@ -16,7 +16,7 @@ from serving.errors import InputError, ServingError
 from serving.gateway import errors
 from serving.gateway.bodies import Pictures, read_pictures
 from serving.gateway.context import Context, RequestState, body_of, context_of, deadline_of, remaining
-from serving.gateway.inference import infer_picture, infer_pictures, server_timing, stage_times
+from serving.gateway.inference import infer_picture, infer_pictures, server_timing
 from serving.gateway.parameters import from_query
 from serving.gateway.routing import add
 
@@ -45,8 +45,8 @@ async def infer(request: Request) -> Response:
     with context.in_flight.take(len(pictures.encoded)):
         if pictures.batch:
             return await _answer_batch(context, bundle, pictures, parameters, deadline, state)
-        document = await infer_picture(context, bundle, pictures.encoded[0], parameters, deadline, state.request_id)
-    times = stage_times(context, bundle, document)
+        picture = pictures.encoded[0]
+        document, times = await infer_picture(context, bundle, picture, parameters, deadline, state.request_id)
     times["server"] = (time.perf_counter() - started) * 1e3
     return Response(document, 200, {"server-timing": server_timing(times)}, JSON)
 

@@ -18,8 +18,9 @@ from serving import __version__
 from serving.bundle import ModelBundle
 from serving.errors import BodyInvalid, MediaTypeUnsupported, ParameterInvalid, Unavailable
 from serving.gateway import v2_codec
+from serving.gateway.catalogue import RESULT
 from serving.gateway.context import RequestState, body_of, context_of, deadline_of, remaining
-from serving.gateway.inference import call
+from serving.gateway.inference import call, count_results
 from serving.gateway.limits import MAX_TIMEOUT_MS
 from serving.gateway.parameters import from_json, to_wire, whole
 from serving.gateway.routing import Handler, add
@@ -117,6 +118,8 @@ async def infer(request: Request) -> Response:
             ),
             deadline,
         )
+    if RESULT in reply.tensors:
+        count_results(context, bundle, reply.tensors[RESULT])
     data, header_length = v2_codec.encode(reply, asked)
     if header_length is None:
         return Response(data, 200, None, JSON)

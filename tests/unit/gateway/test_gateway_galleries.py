@@ -97,6 +97,8 @@ def test_enrol_search_update_delete_list(client: TestClient, people: str) -> Non
     assert first.json() == {"gallery": "people", "subject": "anna", "label": "Anna A.", "samples": 1, "sample": 1}
     assert enrol(client, people, "anna", 5).json()["samples"] == 2
     assert enrol(client, people, "ben", 2).status_code == 201
+    counted = 'lockstep_inference_stage_seconds_total{model="face_identify",stage="decode"} 0.0045'
+    assert counted in client.get("/metrics").text
     found = client.post(f"{people}/search?top=2", content=picture(2, 1, 3)).json()["results"]
     assert [(row["status"], row["label"]) for row in found] == [
         ("known", "ben"), ("known", "Anna A."), ("unknown", "unknown"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -240,3 +241,20 @@ def test_answers_under_another_certificate_are_counted(client: TestClient, serve
     server.document = lambda model: {**right(model), "certificate_id": "000000000000"}  # type: ignore[method-assign]
     assert client.post(DIGITS, content=PICTURE, headers=PNG).json()["certificate_id"] == "000000000000"
     assert f"{name} 1.0" in client.get("/metrics").text
+
+
+def test_a_result_is_counted_whatever_asked_for_it(client: TestClient, server: StubServer) -> None:
+    right = server.document
+    server.document = lambda model: {  # type: ignore[method-assign]
+        **right(model), "certificate_id": "000000000000", "rules": {"counted": {"small": 3}},
+    }  # fmt: skip
+    image = {"name": "image", "datatype": "UINT8", "shape": [2, 3], "data": [0] * 6}
+    wanted = {"outputs": [{"name": "class_id"}]}
+    assert client.post(DIGITS, json={"images": [b64(PICTURE)] * 2}).status_code == 200
+    assert client.post("/v2/models/digits/infer", json={"inputs": [image]}).status_code == 200
+    assert client.post("/v2/models/digits/infer", json={"inputs": [image], **wanted}).status_code == 200
+    told = client.get("/metrics").text
+    assert 'lockstep_certificate_mismatches_total{model="digits"} 4.0' in told
+    assert 'lockstep_rule_boxes_total{model="digits",rule="small"} 12.0' in told
+    (seconds,) = re.findall(r'lockstep_inference_stage_seconds_total{model="digits",stage="infer"} (\S+)', told)
+    assert float(seconds) == pytest.approx(4 * 0.002)
