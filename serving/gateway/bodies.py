@@ -38,7 +38,7 @@ class Pictures:
 def read_pictures(content_type: bytes | None, body: bytes, spec: ModelSpec) -> Pictures:
     """A body by its Content-Type (absent: raw bytes). Raises MediaTypeUnsupported, BodyInvalid, ImageInvalid (empty),
     ParameterInvalid."""
-    kind, options = _media_type(content_type)
+    kind, options = media_type(content_type)
     if kind in raw_types(spec):
         pictures = Pictures([body])
     elif kind == "application/json":
@@ -62,7 +62,8 @@ def raw_types(spec: ModelSpec) -> tuple[str, ...]:
     return SOUND_TYPES if spec.sound is not None else RAW_TYPES
 
 
-def _media_type(content_type: bytes | None) -> tuple[str, dict[bytes, bytes]]:
+def media_type(content_type: bytes | None) -> tuple[str, dict[bytes, bytes]]:
+    """A Content-Type in small letters, and its parameters; absent: raw bytes."""
     if content_type is None:
         return "application/octet-stream", {}
     kind, options = parse_options_header(content_type)

@@ -15,7 +15,7 @@ from serving.bundle import ModelBundle
 from serving.errors import BodyInvalid, ParameterInvalid
 from serving.gallery import Facts, Rule
 from serving.gallery.asking import Found, found_in, rule_of, to_enrol
-from serving.gateway.bodies import read_json, read_pictures
+from serving.gateway.bodies import media_type, read_json, read_pictures
 from serving.gateway.catalogue import Catalogue
 from serving.gateway.context import Context, RequestState, body_of, context_of, deadline_of
 from serving.gateway.gallery_desk import GalleryDesk
@@ -78,21 +78,20 @@ async def delete(request: Request) -> Response:
 
 
 async def search(request: Request) -> Response:
-    """A picture: who everybody in it is. `{embedding, top?}` as JSON: who this is."""
+    """A picture, in any form of a body: who everybody in it is. `{embedding, top?}` as JSON: who this is."""
     context, desk, name = context_of(request), _desk(request), _name(request)
     facts = await desk.facts(name)
     bundle = _pipeline(context, facts.pipeline)
     rule = rule_of(facts, bundle.spec)
-    if RequestState.of(request).headers.get(b"content-type", b"").startswith(b"application/json"):
-        body = await _json_body(request, {"embedding": list}, {"top": int})
-        vector = body["embedding"]
-        if not vector or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in vector):
-            raise BodyInvalid("embedding: expected a list of numbers")
-        if facts.dimension and len(vector) != facts.dimension:
-            raise ParameterInvalid(f"embedding: expected {facts.dimension} numbers, got {len(vector)}")
-        return _json({"results": await desk.search_vector(name, rule, vector, _top(body.get("top", 5)))})
+    body = None
+    if media_type(RequestState.of(request).headers.get(b"content-type"))[0] == JSON:
+        body = await body_of(request, deadline_of(request))
+        given = read_json(body)
+        if "embedding" in given:
+            vector, top = _embedding(given, facts)
+            return _json({"results": await desk.search_vector(name, rule, vector, top)})
     top = _top(_split(request.scope["query_string"])[0].get("top", 5))  # before the picture is paid for
-    _, found, _ = await _asked(request, bundle)
+    _, found, _ = await _asked(request, bundle, body)
     return _json({"results": await desk.search(name, rule, found, top)})
 
 
@@ -141,14 +140,17 @@ async def remove(request: Request) -> Response:
     return Response(None, 204)
 
 
-async def _asked(request: Request, bundle: ModelBundle) -> tuple[Mapping[str, Any], list[Found], bytes]:
-    """The picture through the pipeline: our own query parameters, what was found, the picture's bytes."""
+async def _asked(
+    request: Request, bundle: ModelBundle, body: bytes | None = None
+) -> tuple[Mapping[str, Any], list[Found], bytes]:
+    """The picture through the pipeline: our own query parameters, what was found, the picture's bytes. body: where it
+    was read already."""
     context, state = context_of(request), RequestState.of(request)
     deadline = deadline_of(request)
     own, rest = _split(request.scope["query_string"])
     query = from_query(rest, bundle.spec)
     context.in_flight.check()
-    body = await body_of(request, deadline)
+    body = await body_of(request, deadline) if body is None else body
     pictures = read_pictures(state.headers.get(b"content-type"), body, bundle.spec)
     if len(pictures.encoded) != 1:
         raise BodyInvalid(f"expected one picture, got {len(pictures.encoded)}")
@@ -156,6 +158,16 @@ async def _asked(request: Request, bundle: ModelBundle) -> tuple[Mapping[str, An
     with context.in_flight.take(1):
         answer, _ = await infer_picture(context, bundle, pictures.encoded[0], parameters, deadline, state.request_id)
     return own, found_in(orjson.loads(answer)), pictures.encoded[0]
+
+
+def _embedding(given: dict[str, Any], facts: Facts) -> tuple[list[float], int]:
+    """The vector of `{embedding, top?}`, and `top`."""
+    vector = _checked(given, {"embedding": list}, {"top": int})["embedding"]
+    if not vector or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in vector):
+        raise BodyInvalid("embedding: expected a list of numbers")
+    if facts.dimension and len(vector) != facts.dimension:
+        raise ParameterInvalid(f"embedding: expected {facts.dimension} numbers, got {len(vector)}")
+    return vector, _top(given.get("top", 5))
 
 
 def _split(query: bytes) -> tuple[dict[str, str], bytes]:
@@ -179,7 +191,10 @@ def _top(value: Any) -> int:
 
 async def _json_body(request: Request, needed: Mapping[str, type], more: Mapping[str, type]) -> dict[str, Any]:
     """A JSON object of these keys and types. Raises BodyInvalid."""
-    value = read_json(await body_of(request, deadline_of(request)))
+    return _checked(read_json(await body_of(request, deadline_of(request))), needed, more)
+
+
+def _checked(value: dict[str, Any], needed: Mapping[str, type], more: Mapping[str, type]) -> dict[str, Any]:
     for name, item in value.items():
         kind = {**needed, **more}.get(name)
         if kind is None:

@@ -111,9 +111,12 @@ def _picture(search: bool = False) -> Schema:
     content: Schema = {
         kind: {"schema": {"type": "string", "format": "image-file", "minLength": 1}} for kind in RAW_TYPES
     }
+    image = {"type": "string", "contentEncoding": "base64", "format": "base64-image", "minLength": 4}
+    one = obj({"image": image, "parameters": {"type": "object"}}, optional=("parameters",))
+    content["application/json"] = {"schema": one}
     if search:
         vector = obj({"embedding": {**array(NUMBER), "minItems": 1}, "top": INTEGER}, optional=("top",))
-        content["application/json"] = {"schema": vector}
+        content["application/json"] = {"schema": {"oneOf": [one, vector]}}
     return content
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -290,3 +292,18 @@ def test_the_wait_for_a_turn_ends_with_the_deadline(
         assert_problem(client.get(people, headers=short), 504, "deadline_exceeded")
         end.set()
         assert call.result().json() == {"galleries": []}
+
+
+def test_a_picture_comes_in_every_form_of_a_body(client: TestClient, people: str) -> None:
+    enrol(client, people, "ben", 2)
+    encoded = base64.b64encode(picture(2)).decode()
+    subject, search = f"{people}/subjects/anna", f"{people}/search?top=1"
+    assert client.post(subject, json={"image": base64.b64encode(picture(1)).decode()}).status_code == 201
+    whole = client.post(search, content=picture(2)).json()
+    assert whole["results"][0]["subject"] == "ben"
+    assert client.post(search, json={"image": encoded, "parameters": {"roi": "0,0,8,8"}}).json() == whole
+    assert client.post(search, files={"image": ("a.png", picture(2), "image/png")}).json() == whole
+    vector, large = json.dumps({"embedding": [0, 0, 1, 0], "top": 1}), {"content-type": "Application/JSON; a=b"}
+    assert client.post(search, content=vector, headers=large).json()["results"][0]["subject"] == "ben"
+    for body in ({}, {"image": encoded, "embedding": [1]}, {"image": encoded, "top": 1}):
+        assert_problem(client.post(search, json=body), 400, "body_invalid")
