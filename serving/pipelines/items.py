@@ -74,11 +74,13 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What kinds may use. pictures: the source picture of each request. models: by step. parameters: of each request.
-    chain: by step, the fingerprint of everything that a vector of it depends on. answer: the step that gives the rows.
+    """What kinds may use. pictures: the source picture of each request. parts: the pixels of its roi (of all of it
+    where it has none), and their corner in it. models: by step. parameters: of each request. chain: by step, the
+    fingerprint of everything that a vector of it depends on. answer: the step that gives the rows.
     """
 
     pictures: Sequence[PixelArray]
+    parts: Sequence[tuple[PixelArray, tuple[float, float]]]
     models: Mapping[str, Model]
     galleries: Galleries
     parameters: Sequence[Mapping[str, Any]]

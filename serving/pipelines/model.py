@@ -99,8 +99,8 @@ class PipelineModel:
     def _tools(self, opened: Sequence[_Opened]) -> Tools:
         labels = {f"labels {name}": model.bundle.labels for name, model in self._by_step.items()}
         return Tools(
-            [one.picture for one in opened], self._by_step, self._galleries, [one.parameters for one in opened],
-            self._chain, self.bundle.spec.answer.detections, labels,
+            [one.picture for one in opened], [(one.item, one.offset) for one in opened], self._by_step, self._galleries,
+            [one.parameters for one in opened], self._chain, self.bundle.spec.answer.detections, labels,
         )  # fmt: skip
 
     def _run(self, opened: Sequence[_Opened], tools: Tools) -> Findings:

@@ -17,11 +17,10 @@ from serving.errors import ServingError
 from serving.pipelines.items import Failed, Item, Tools
 from serving.pipelines.plan import Plan, options_of
 from serving.pitch import Pitch, find_pitch
-from serving.preprocess.region import crop, parse_roi
 from serving.spec_steps import IMAGE, StepSpec
 from serving.tasks.homography import TASK, Homography, moved_map, near_of
 from serving.tasks.pitch_places import places_of
-from serving.types import Detections, ImageSize, PixelArray
+from serving.types import Detections, PixelArray
 
 
 class PitchOptions(BaseModel):
@@ -77,9 +76,7 @@ def _pixels(item: Item, tools: Tools) -> tuple[PixelArray, tuple[float, float]]:
     """The pixels to look at and their corner in the picture: the request's roi, where it has one."""
     if isinstance(item.value, np.ndarray):
         return item.value, item.offset or (0.0, 0.0)
-    picture = tools.pictures[item.request]
-    roi = parse_roi(tools.parameters[item.request].get("roi"), ImageSize(picture.shape[1], picture.shape[0]))
-    return crop(picture, roi), (float(roi[0]), float(roi[1])) if roi else (0.0, 0.0)
+    return tools.parts[item.request]
 
 
 KIND = PitchKind()

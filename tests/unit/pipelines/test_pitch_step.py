@@ -116,6 +116,26 @@ def test_people_stand_where_they_were_drawn(tmp_path: Path, view: PixelArray, ne
         assert (drawn(view, over_the_log({**document, **spoilt})) != view).any(), "a stranger's nonsense: boxes alone"
 
 
+def test_the_map_is_of_the_roi_alone(tmp_path: Path, view: PixelArray) -> None:
+    """As the boxes are: here the picture beside the pitch, then the pitch beside it."""
+
+    def beside(pixels: PixelArray, parameters: Mapping[str, Any]) -> Detections:
+        assert pixels.shape[1] in (200, SIZE[0])
+        return players(pixels, parameters)
+
+    parts = {"detector": FakeModel("detector", "detection", beside, ("person",))}
+    steps = [{"name": "players", "do": "infer", "model": "detector"}, {**PITCH_STEP, "of": "players"}]
+    model = pipeline(tmp_path, parts, steps, {"detections": "players", "fields": ["pitch"]})
+    wide = np.hstack([np.zeros((SIZE[1], 200, 3), np.uint8), view])
+    near = ",".join(str(v) for v in (CAMERA.to_metres @ [[1, 0, -200], [0, 1, 0], [0, 0, 1]]).ravel())
+    (nothing,) = ask(model, wide, near=near, roi=f"0,0,200,{SIZE[1]}")
+    assert (nothing["steps"]["pitch"]["state"], nothing["steps"]["pitch"]["why"]) == ("unknown", "no_grass")
+    (document,) = ask(model, wide, near=near, roi=f"200,0,{SIZE[0] + 200},{SIZE[1]}")
+    assert document["steps"]["pitch"]["state"] == "known"
+    told = np.array([[row["pitch"]["x_m"], row["pitch"]["y_m"]] for row in document["detections"]])
+    assert np.hypot(*(told - SCENE.places()[seen_boxes()]).T).max() < 0.5
+
+
 def over_the_log(document: Mapping[str, Any]) -> TaskResult:
     """What a mixer gets of a worker's answer."""
     own = ("detections", "steps")
