@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from serving.bundle import ModelBundle
-from serving.errors import NotFound
+from serving.errors import NotFound, SpecInvalid
 from serving.metrics import OTHER
+from serving.tuning import read_tuning
+
+logger = logging.getLogger("lockstep.gateway")
 
 IMAGE, RESULT = "image", "result"  # tensor names of every picture model
 
@@ -44,3 +48,13 @@ class Catalogue:
             return path.read_bytes()
         except FileNotFoundError:
             raise NotFound(f"{bundle.name} version {bundle.version} has no {kind} certificate") from None
+
+
+def tuned_batch_max(bundle: ModelBundle) -> int:
+    """The most samples that the inference server takes in one request: the YAML's, or fewer by `lockstep tune`."""
+    try:
+        tuning = read_tuning(bundle.version_dir)
+    except SpecInvalid as error:  # no reason to serve nothing: the server itself says so where it minds
+        logger.warning("model %s: batches as its YAML says: %s", bundle.name, error)
+        tuning = None
+    return min(bundle.spec.batch.max, tuning.max_batch) if tuning else bundle.spec.batch.max

@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from serving.config import Settings
 from serving.errors import MediaTypeUnsupported
-from serving.gateway.catalogue import Catalogue
+from serving.gateway.catalogue import Catalogue, tuned_batch_max
 from serving.gateway.gallery_desk import GalleryDesk
 from serving.gateway.limits import BODIES_IN_MEMORY, BodyLimits, Gauge, content_length, read_body, request_timeout_s
 from serving.gateway.metrics_page import MetricsPage
@@ -28,7 +28,8 @@ STATE_KEY = "lockstep"
 
 @dataclass(slots=True)
 class Context:
-    """Everything a route needs. `draining` is set once, at SIGTERM. streams: None where no Kafka is configured."""
+    """Everything a route needs. `draining` is set once, at SIGTERM. streams: None where no Kafka is configured.
+    batch_max: by model, the most samples of one request under /v2, as it was at the start."""
 
     settings: Settings
     server: InferenceServer
@@ -44,11 +45,13 @@ class Context:
     in_flight: Gauge = field(init=False)
     bodies: Gauge = field(init=False)
     page: MetricsPage = field(init=False)
+    batch_max: Mapping[str, int] = field(init=False)
     _paces: dict[str, Pace] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         s = self.settings
         self.readiness = Readiness(self.server, self.catalogue, self.canaries, self.metrics, s.canary_interval_s)
+        self.batch_max = {bundle.name: tuned_batch_max(bundle) for bundle in self.catalogue}
         self.page = MetricsPage(lambda: self.metrics.exposition(self.metrics_dir))
         self.body_limits = BodyLimits(s.max_body_bytes, s.body_timeout_s, s.body_min_rate)
         self.in_flight = Gauge(

@@ -49,7 +49,7 @@ async def model(request: Request) -> Response:
             "labels": list(bundle.labels),
             "preprocess": spec.preprocess.model_dump(mode="json") if spec.preprocess else None,
             "outputs": [_tensor(t) for t in task_named(spec.task).outputs(spec)],
-            "batch": {"max": spec.batch.max},
+            "batch": {"max": context.batch_max[bundle.name]},
         }
     )
 

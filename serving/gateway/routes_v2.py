@@ -87,7 +87,7 @@ async def config(request: Request) -> Response:
             "name": bundle.name,
             "platform": known.get("platform", ""),
             "backend": "python",
-            "max_batch_size": bundle.spec.batch.max,
+            "max_batch_size": context_of(request).batch_max[bundle.name],
             "input": [_config_tensor(t) for t in known["inputs"]],
             "output": [_config_tensor(t) for t in known["outputs"]],
         }
@@ -105,7 +105,7 @@ async def infer(request: Request) -> Response:
     body = await body_of(request, deadline)
     asked = v2_codec.decode(body, state.headers.get(HEADER_LENGTH.encode()))
     parameters, deadline = _parameters(asked.parameters, bundle, deadline)
-    with context.in_flight.take(_rows(asked, bundle)):
+    with context.in_flight.take(_rows(asked, context.batch_max[bundle.name])):
         reply = await call(
             context,
             ServerRequest(
@@ -143,10 +143,10 @@ def _parameters(given: Mapping[str, Any], bundle: ModelBundle, deadline: float) 
     return from_json(own, bundle.spec), deadline
 
 
-def _rows(asked: v2_codec.V2Request, bundle: ModelBundle) -> int:
+def _rows(asked: v2_codec.V2Request, most: int) -> int:
     rows = {tensor.array.shape[0] for tensor in asked.tensors}
-    if len(rows) != 1 or not 1 <= max(rows) <= bundle.spec.batch.max:
-        raise BodyInvalid(f"inputs: expected one batch size of 1 to {bundle.spec.batch.max}, got {sorted(rows)}")
+    if len(rows) != 1 or not 1 <= max(rows) <= most:
+        raise BodyInvalid(f"inputs: expected one batch size of 1 to {most}, got {sorted(rows)}")
     return int(rows.pop())
 
 

@@ -11,10 +11,15 @@ import pytest
 from gateway_kit import assert_problem
 from starlette.testclient import TestClient
 
+from serving.config import Settings
 from serving.errors import BodyInvalid, Unavailable
+from serving.gateway.app import create_app
+from serving.gateway.catalogue import Catalogue
 from serving.gateway.v2_codec import decode
 from serving.ports import ServerRequest
+from serving.testing.stub_bundles import stub_canaries
 from serving.testing.stub_server import PICTURE, StubServer
+from serving.tuning import TUNING, Tuning
 
 ADDER = "/v2/models/adder/infer"
 X = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3.5, 4]}
@@ -223,3 +228,17 @@ def test_compression_and_queries_are_refused(client: TestClient) -> None:
     assert_problem(client.post(ADDER + "?a=1", json={"inputs": [X]}), 422, "parameter_invalid")
     answer = client.post(ADDER, content=b"{}", headers={"content-type": "text/plain"})
     assert_problem(answer, 415, "media_type_unsupported")
+
+
+def test_a_batch_is_bound_by_what_tune_chose(settings: Settings, server: StubServer, catalogue: Catalogue) -> None:
+    """Triton is started with that bound; a client that believed the YAML's got its refusal."""
+    Tuning(instances=1, threads=1, max_batch=2, cores=1).write(catalogue.get("adder").version_dir)
+    (catalogue.get("digits").version_dir / TUNING).write_text("{")
+    with TestClient(create_app(settings, server, catalogue, stub_canaries(catalogue.bundles))) as client:
+        assert client.get("/v2/models/adder/config").json()["max_batch_size"] == 2
+        assert client.get("/v1/models/adder").json()["batch"] == {"max": 2}
+        assert client.get("/v1/models/digits").json()["batch"] == {"max": 8}, "a broken file takes no gateway down"
+        two, three = ({**X, "shape": [n, 4], "data": [0] * 4 * n} for n in (2, 3))
+        assert client.post(ADDER, json={"inputs": [two]}).status_code == 200
+        body = assert_problem(client.post(ADDER, json={"inputs": [three]}), 400, "body_invalid")
+    assert "one batch size of 1 to 2, got [3]" in body["detail"]
