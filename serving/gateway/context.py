@@ -51,7 +51,7 @@ class Context:
     def __post_init__(self) -> None:
         s = self.settings
         self.readiness = Readiness(self.server, self.catalogue, self.canaries, self.metrics, s.canary_interval_s)
-        self.batch_max = {bundle.name: tuned_batch_max(bundle) for bundle in self.catalogue}
+        self.batch_max = {b.name: min(s.max_in_flight, tuned_batch_max(b)) for b in self.catalogue}
         self.page = MetricsPage(lambda: self.metrics.exposition(self.metrics_dir))
         self.body_limits = BodyLimits(s.max_body_bytes, s.body_timeout_s, s.body_min_rate)
         self.in_flight = Gauge(

@@ -33,7 +33,8 @@ class BodyLimits:
 
 
 class Gauge:
-    """A bounded amount in use: `take` refuses with Overloaded at once, it never waits."""
+    """A bounded amount in use: `take` refuses with Overloaded at once (more than all there is: BodyInvalid), it never
+    waits."""
 
     def __init__(self, limit: int, reason: str, shed: Callable[[str], None], show: Callable[[int], None]) -> None:
         self.limit = limit
@@ -43,7 +44,12 @@ class Gauge:
         self._show = show
 
     def check(self, amount: int = 1) -> None:
-        """Raise Overloaded where `amount` does not fit now."""
+        """Raise Overloaded where `amount` does not fit now, BodyInvalid where it never will."""
+        if amount > self.limit:
+            raise BodyInvalid(
+                f"{self._reason}: expected at most {self.limit} in one request, got {amount}",
+                hint="send them in several requests",
+            )
         if self.used + amount > self.limit:
             self._shed(self._reason)
             raise Overloaded(f"{self._reason}: {self.used} of {self.limit} in use")

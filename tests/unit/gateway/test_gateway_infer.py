@@ -12,6 +12,7 @@ import pytest
 from gateway_kit import assert_problem
 from starlette.testclient import TestClient
 
+from serving.config import Settings
 from serving.errors import ImageInvalid, ServingError, subclasses_by_code
 from serving.gateway.errors import TABLE
 from serving.ports import ServerRequest
@@ -258,3 +259,15 @@ def test_a_result_is_counted_whatever_asked_for_it(client: TestClient, server: S
     assert 'lockstep_rule_boxes_total{model="digits",rule="small"} 12.0' in told
     (seconds,) = re.findall(r'lockstep_inference_stage_seconds_total{model="digits",stage="infer"} (\S+)', told)
     assert float(seconds) == pytest.approx(4 * 0.002)
+
+
+@pytest.mark.parametrize("settings", [Settings(max_in_flight=3)])
+def test_a_batch_that_can_never_be_let_in_is_no_overload(client: TestClient, server: StubServer) -> None:
+    body = assert_problem(client.post(DIGITS, json={"images": [b64(PICTURE)] * 4}), 400, "body_invalid")
+    assert body["detail"] == "in_flight: expected at most 3 in one request, got 4"
+    image = {"name": "image", "datatype": "UINT8", "shape": [4, 3], "data": [0] * 12}
+    body = assert_problem(client.post("/v2/models/digits/infer", json={"inputs": [image]}), 400, "body_invalid")
+    assert "one batch size of 1 to 3, got [4]" in body["detail"]
+    assert client.get("/v2/models/digits/config").json()["max_batch_size"] == 3
+    assert not server.asked and 'lockstep_shed_total{reason="in_flight"} 0.0' in client.get("/metrics").text
+    assert client.post(DIGITS, json={"images": [b64(PICTURE)] * 3}).status_code == 200
