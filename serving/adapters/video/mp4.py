@@ -36,6 +36,7 @@ class Mp4Writer:
             self._container = av.open(str(self._file.part), "w", format="mp4", container_options=options)
             self._video = add_video(self._container, stream, ENCODER)
             self._sound = SoundCopy(sound_from, self._container) if sound_from else None
+            self._epoch: int | None = None
             self._container.start_encoding()
         except (OSError, av.FFmpegError) as error:
             raise self._failed(error) from error
@@ -43,6 +44,9 @@ class Mp4Writer:
     def write(self, shown: AlignedFrame, rgb: PixelArray) -> None:
         """Encode one picture at its output time. rgb: uint8 [h, w, 3]. Raises StorageFailed."""
         tick = self._ticks.of(shown.out_pts_ns)
+        if self._sound is not None and shown.frame.epoch != self._epoch:
+            self._sound.epoch(shown.frame.pts * shown.frame.time_base, tick * self._stream.time_base)
+        self._epoch = shown.frame.epoch
         try:
             for packet in self._video.encode(picture_for(rgb, self._stream, tick)):
                 self._mux(packet)
@@ -57,8 +61,7 @@ class Mp4Writer:
         try:
             for packet in self._video.encode(None):
                 self._mux(packet)
-            for packet in self._sound.up_to(None) if self._sound else ():
-                self._container.mux(packet)
+            self._mux_sound(None)
             self._container.close()
         except (OSError, av.FFmpegError) as error:
             raise self._failed(error) from error
@@ -75,14 +78,24 @@ class Mp4Writer:
             self._file.discard()
 
     def _mux(self, packet: Any) -> None:
-        if self._sound is not None and packet.dts is not None:
-            seconds = Fraction(packet.dts) * packet.time_base
-            for sound in self._sound.up_to(seconds):
-                self._container.mux(sound)
+        if packet.dts is not None:
+            self._mux_sound(Fraction(packet.dts) * packet.time_base)
         self._container.mux(packet)
+
+    def _mux_sound(self, seconds: Fraction | None) -> None:
+        """What comes before this moment. A packet that does not fit ends the sound, and nothing else."""
+        if self._sound is None:
+            return
+        try:
+            for packet in self._sound.up_to(seconds):
+                self._container.mux(packet)
+        except (av.error.ArgumentError, av.error.InvalidDataError) as error:
+            self._sound.end(error)
 
     def _notes(self) -> tuple[str, ...]:
         notes = [self._sound.note] if self._sound and self._sound.note else []
+        if self._sound and self._sound.left_out:
+            notes.append(f"{self._sound.left_out} packets of sound left out: their times step back")
         if self._ticks.moved:
             notes.append(f"{self._ticks.moved} frames moved on by one tick")
         return tuple(notes)

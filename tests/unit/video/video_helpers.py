@@ -88,3 +88,25 @@ def ledger_of(path: Path) -> list[FrameRecord]:
         else:
             out += timeline.close(0)
     return out
+
+
+def write_with_sound(path: Path, begin_s: Fraction, seconds: int = 2, hertz: int = 440) -> Path:
+    """25 pictures a second and a tone in AAC, both from `begin_s` on; the container is the name's."""
+    with av.open(str(path), "w") as file:
+        more: dict[str, Any] = {"pix_fmt": "yuv420p", "time_base": TB90, "options": {"preset": "veryfast"}}
+        video: Any = file.add_stream("libx264", rate=Fraction(25), width=96, height=64, **more)
+        sound: Any = file.add_stream("aac", rate=48_000, layout="mono")
+        stamps = [round(begin_s * 90_000) + 3600 * n for n in range(25 * seconds)]
+        for rgb, stamp in pictures(stamps):
+            picture = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+            picture.pts, picture.time_base = stamp, TB90
+            file.mux(video.encode(picture))
+        file.mux(video.encode(None))
+        tone = 0.4 * np.sin(2 * np.pi * hertz * np.arange(48_000 * seconds) / 48_000).astype(np.float32)
+        for start in range(0, len(tone), 1024):
+            frame = av.AudioFrame.from_ndarray(tone[None, start : start + 1024], "fltp", "mono")
+            frame.sample_rate, frame.time_base = 48_000, Fraction(1, 48_000)
+            frame.pts = round(begin_s * 48_000) + start
+            file.mux(sound.encode(frame))
+        file.mux(sound.encode(None))
+    return path
