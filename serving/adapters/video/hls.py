@@ -95,8 +95,9 @@ class HlsWriter:
     def write(self, shown: AlignedFrame, rgb: PixelArray) -> None:
         """Encode one picture; a segment begins where the last one is long enough, and at every epoch."""
         size = (rgb.shape[1], rgb.shape[0])
-        if shown.discontinuity or size != (self._stream.width, self._stream.height):
-            self._end_encoder(shown.out_pts_ns)
+        cut = shown.discontinuity or size != (self._stream.width, self._stream.height)
+        if cut:
+            self._end_encoder(min(self._media_end_ns, shown.out_pts_ns))  # what lies between is no media
             self._begin_encoder(self._stream.sized(*size))
         starts = not self._open or shown.out_pts_ns - self._open[-1].first_ns >= self._settings.segment_ns
         if starts:
@@ -107,7 +108,7 @@ class HlsWriter:
             picture.pict_type = PictureType.I
         self._open[-1].last = shown.frame.key
         self._open[-1].frames.append({"offset": len(self._open[-1].frames), "out_tick": tick, **self._describe(shown)})
-        if self._frames:
+        if self._frames and not cut:
             self._nominal_ns = max(1, shown.out_pts_ns - self._last_ns)
         self._last_ns = shown.out_pts_ns
         self._frames += 1
@@ -117,7 +118,7 @@ class HlsWriter:
         """Write the last segment and end the playlist."""
         if not self._closed:
             self._closed = True
-            self._end_encoder(self._last_ns + self._nominal_ns)
+            self._end_encoder(self._media_end_ns)
             self._write_playlist(ended=True)
         return OutputSummary(str(self._folder / "index.m3u8"), self._frames, self._bytes)
 
@@ -126,6 +127,11 @@ class HlsWriter:
         self._closed = True
 
     # -- inside -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _media_end_ns(self) -> int:
+        """Where the last picture ends, as far as the one before it tells."""
+        return self._last_ns + self._nominal_ns
 
     def _begin_encoder(self, stream: OutputStream) -> None:
         self._stream = stream

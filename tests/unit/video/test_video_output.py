@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from video_helpers import TB90, raw_pts, read  # type: ignore[import-not-found]
 
-from serving.adapters.video import HlsSettings, HlsWriter, Mp4Writer, clips
+from serving.adapters.video import HlsSettings, HlsWriter, Mp4Writer, clips, last_shown
 from serving.adapters.video.clips import ClipSpec
 from serving.align import ticks_to_ns
 from serving.errors import StorageFailed
 from serving.frames import AlignedFrame, Frame
 from serving.media import OutputStream, StreamOpened, VideoWriter
+from serving.streams.lines import describe
 from serving.types import PixelArray
 
 Make = Callable[..., Path]
@@ -195,6 +196,32 @@ def test_hls_segments_with_their_tables(tmp_path: Path) -> None:
         whole = tmp_path / "whole.mp4"
         whole.write_bytes((tmp_path / init).read_bytes() + (tmp_path / name).read_bytes())
         assert seconds_of(whole) == [f["out_tick"] * TB90 for f in table["frames"]]
+
+
+def test_an_outage_is_in_no_segment(tmp_path: Path) -> None:
+    """A segment ends with its pictures: what is before a discontinuity lasts no longer for what comes after it."""
+
+    def written(resume: bool, epochs: list[tuple[int, int, int]]) -> None:
+        settings = HlsSettings(segment_ns=10**9, resume=resume)
+        writer = HlsWriter(tmp_path, OutputStream(96, 64, TB90), describe, settings)
+        for epoch, pictures, at_s in epochs:
+            fill(writer, STEADY[:pictures], TB90, epoch=epoch, out_ns=at_s * 10**9, fresh=epoch > 1)
+        writer.close()
+
+    def lines(start: str) -> list[str]:
+        playlist = (tmp_path / "index.m3u8").read_text().splitlines()
+        return [line.removeprefix(start) for line in playlist if line.startswith(start)]
+
+    written(False, [(1, 40, 0), (2, 40, 300), (3, 1, 600)])
+    assert lines("#EXTINF:") == ["1.000000,", "0.333333,", "1.000000,", "0.333333,", "0.033333,"]
+    assert lines("#EXT-X-TARGETDURATION:") == ["2"]
+    table = json.loads((tmp_path / "segment-00002.json").read_text())["frames"]
+    assert (table[0]["out_pts_ns"], table[0]["out_tick"]) == (300 * 10**9, 300 * 90_000)
+    last = last_shown(tmp_path)
+    assert last is not None and last.out_pts_ns == 600 * 10**9
+    written(True, [(3, 40, 600), (4, 1, 900)])
+    assert lines("#EXTINF:")[5:] == ["1.000000,", "0.333333,", "0.033333,"]
+    assert lines("#EXT-X-TARGETDURATION:") == ["2"]
 
 
 def test_hls_is_read_back_as_one_stream(tmp_path: Path) -> None:
