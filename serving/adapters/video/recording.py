@@ -1,10 +1,12 @@
 """A recording that goes on for days: one MP4 after another, each whole, none longer than a set time.
 
-A new file begins with every epoch too. What a killed process was writing is lost, so files are short.
+A new file begins with every epoch too. Each counts from 0: its name says where it began. What a killed process was
+writing is lost, so files are short.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from serving.adapters.video.mp4 import Mp4Writer
@@ -30,9 +32,9 @@ class RecordingWriter:
         if self._file is None:
             name = f"{self._name}-{shown.frame.epoch:05d}-{shown.frame.frame_seq:08d}.mp4"
             size = (rgb.shape[1], rgb.shape[0])
-            stream = OutputStream(*size, self._stream.time_base, self._stream.origin, self._stream.average_rate)
+            stream = OutputStream(*size, self._stream.time_base, 0, self._stream.average_rate)
             self._file, self._began_ns = Mp4Writer(self._folder / name, stream), shown.out_pts_ns
-        self._file.write(shown, rgb)
+        self._file.write(replace(shown, out_pts_ns=shown.out_pts_ns - self._began_ns), rgb)
         self._frames += 1
 
     def close(self) -> OutputSummary:

@@ -77,6 +77,21 @@ def test_a_recording_is_cut_by_length_and_epoch_into_whole_files(tmp_path: Path)
     assert found == dict(zip(names, (20, 20, 5), strict=True)) and not list(tmp_path.glob(".*.part"))
 
 
+def test_each_file_of_a_recording_counts_from_zero(tmp_path: Path) -> None:
+    stream = OutputStream(96, 64, TB90, 126_000)
+    writer = RecordingWriter(tmp_path, "gate", stream, longest_ns=2_000_000_000)
+    for number, frame in enumerate(shown([126_000 + tick for tick in TICKS], TB90)):
+        writer.write(frame, picture(number))
+    for number, frame in enumerate(shown(TICKS[:5], TB90, 2, 3_600_000_000_000, fresh=True)):
+        writer.write(frame, picture(number))
+    writer.close()
+    for path in sorted(tmp_path.glob("*.mp4")):
+        with av.open(str(path)) as file:
+            pts = [picture.pts * picture.time_base for picture in file.decode(video=0)]
+            assert pts == [tick * TB90 for tick in TICKS[: len(pts)]] and file.start_time == 0
+            assert file.duration is not None and file.duration <= 2_000_000
+
+
 LISTENING = {"rtmp": ["-listen", "1"], "rtsp": ["-rtsp_flags", "listen"]}
 
 
