@@ -170,3 +170,8 @@ def nearest_tick(pts_ns: int, time_base: Fraction) -> int:
     numerator = pts_ns * time_base.denominator
     denominator = time_base.numerator * NS_PER_S
     return (2 * numerator + denominator) // (2 * denominator)
+
+
+def origin_of(shown: AlignedFrame) -> int:
+    """Ticks that `OutputStream.origin` has where this is the output's first picture: it keeps the source's own PTS."""
+    return shown.frame.pts - nearest_tick(shown.out_pts_ns, shown.frame.time_base)

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serving.align import OutcomeRecord
+from serving.align import OutcomeRecord, ticks_to_ns
 from serving.frames import AlignedFrame, Frame, FrameRecord, Origin, Overlay
+from serving.media import origin_of
 from serving.streams.outputs import TextSink
 from serving.streams.worker import Pipeline
 from serving.types import Detections
@@ -127,16 +128,24 @@ def _boxes(boxes: Detections, origins: Sequence[int]) -> list[dict[str, Any]]:
 
 
 class WebVtt:
-    """A metadata track (WebVTT, W3C): one cue for each shown frame, until the next one, with `describe` as its text."""
+    """A metadata track (WebVTT, W3C): one cue for each shown frame, until the next one, with `describe` as its text.
 
-    def __init__(self, file: TextSink) -> None:
+    of_video: it goes with a video, and has no cue of a frame that is not in it. source_times: that video keeps the
+    source's PTS (MP4), so the cues begin where it does; else they count from 0, as output time does.
+    """
+
+    def __init__(self, file: TextSink, of_video: bool = False, source_times: bool = False) -> None:
+        self.of_video = of_video
         self._file = file
+        self._begin_ns: int | None = None if source_times else 0
         self._last: AlignedFrame | None = None
         self._step_ns = 40_000_000
         file.write("WEBVTT\n\n")
 
     def write(self, shown: AlignedFrame) -> None:
         """The cue of the frame before, which ends where this one begins."""
+        if self._begin_ns is None:
+            self._begin_ns = ticks_to_ns(max(0, origin_of(shown)), shown.frame.time_base)  # as `OutputTicks` does
         if self._last is not None:
             self._step_ns = shown.out_pts_ns - self._last.out_pts_ns
             self._cue(self._last, shown.out_pts_ns)
@@ -150,7 +159,8 @@ class WebVtt:
 
     def _cue(self, shown: AlignedFrame, end_ns: int) -> None:
         text = json.dumps(describe(shown), separators=(",", ":"))
-        self._file.write(f"{_stamp(shown.out_pts_ns)} --> {_stamp(end_ns)}\n{text}\n\n")
+        begin_ns = self._begin_ns or 0
+        self._file.write(f"{_stamp(begin_ns + shown.out_pts_ns)} --> {_stamp(begin_ns + end_ns)}\n{text}\n\n")
 
 
 def _stamp(pts_ns: int) -> str:

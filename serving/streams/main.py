@@ -184,8 +184,7 @@ def _picture_jobs(options: RunOptions, pipelines: Sequence[Pipeline], stack: Exi
     jobs = []
     for name, address in zip(names_of(options.sources), addresses_of(options.sources), strict=True):
         source = AddressSource(name, address, reader)
-        webvtt = _open(options.webvtt, name, options, stack)
-        sinks: list[WebVtt | Presence] = [WebVtt(webvtt)] if webvtt else []
+        sinks: list[WebVtt | Presence] = [*_cues(options, name, stack)]
         if (who := _open(options.presence, name, options, stack)) is not None:
             sinks.append(Presence(name, who))
         events, sheet = _events(options, name, labels, stack), ContactSheet() if options.sheet else None
@@ -231,13 +230,26 @@ def _writers(options: RunOptions, name: str, address: str) -> Callable[[OutputSt
     if options.output is None:
         return lambda stream: []
     path = _path_for(options.output, name, len(options.sources))
-    hls = path.suffix == ".m3u8" or path.suffix == "" or path.is_dir()
+    hls = _is_hls(path)
     folder = (path.parent if path.suffix == ".m3u8" else path) if hls else path.parent
     _check_writable(folder if folder.exists() else folder.parent)
     if hls:
         return lambda stream: [HlsWriter(folder, stream, describe)]
     sound = str(path_of(address)) if scheme_of(address) == "file" and path_of(address).is_file() else None
     return lambda stream: [Mp4Writer(path, stream, sound_from=sound)]
+
+
+def _is_hls(path: Path) -> bool:
+    return path.suffix in (".m3u8", "") or path.is_dir()
+
+
+def _cues(options: RunOptions, name: str, stack: ExitStack) -> list[WebVtt]:
+    """Of the frames of the mixed video, at its times; without one of all that are shown."""
+    file = _open(options.webvtt, name, options, stack)
+    if file is None:
+        return []
+    path = options.output and _path_for(options.output, name, len(options.sources))
+    return [WebVtt(file, of_video=path is not None, source_times=path is not None and not _is_hls(path))]
 
 
 def _check_not_sources(options: RunOptions) -> None:

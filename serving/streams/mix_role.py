@@ -15,7 +15,7 @@ from typing import Protocol
 from serving.align import Accountant, Mixer, OutcomeRecord
 from serving.align.mixer import MixerCounters
 from serving.frames import AlignedFrame, Frame, FrameKey, FrameRecord, Origin, Posting
-from serving.media import OutputStream, OutputSummary, VideoWriter, nearest_tick
+from serving.media import OutputStream, OutputSummary, VideoWriter, origin_of
 from serving.streams.drawing import Draw
 from serving.streams.lines import ResultLines
 from serving.streams.outputs import OutputGuard
@@ -26,7 +26,8 @@ MakeWriters = Callable[[OutputStream], Sequence[VideoWriter]]
 
 
 class ShownSink(Protocol):
-    """Takes every shown frame without its picture (WebVTT, a side channel, a test)."""
+    """Takes every shown frame without its picture (WebVTT, a side channel, a test); where it has `of_video` and that is
+    true, those alone whose picture goes to the writers."""
 
     def write(self, shown: AlignedFrame) -> None: ...
 
@@ -133,7 +134,8 @@ class MixRole:
                 self._count(shown)
                 if self.observer is not None:
                     self.observer.shown(shown)
-            self.sinks = [sink for sink in self.sinks if self.guard(sink.write, shown)]
+            without = rgb is None
+            self.sinks = [s for s in self.sinks if (without and _is_of_video(s)) or self.guard(s.write, shown)]
             if rgb is not None and not self.guard(self._write, shown, rgb):
                 self.abandon()
                 self._writers = ()
@@ -169,10 +171,8 @@ class MixRole:
 
     def _stream(self, shown: AlignedFrame, rgb: PixelArray) -> OutputStream:
         """Its first picture keeps the source's own PTS, also where the output goes on after a restart."""
-        frame = shown.frame
-        origin = frame.pts - nearest_tick(shown.out_pts_ns, frame.time_base)
-        height, width = rgb.shape[:2]
-        return OutputStream(width, height, frame.time_base, origin, self.average_rate, self.sample_aspect)
+        base, (height, width) = shown.frame.time_base, rgb.shape[:2]
+        return OutputStream(width, height, base, origin_of(shown), self.average_rate, self.sample_aspect)
 
     def _count(self, shown: AlignedFrame) -> None:
         counters = self.counters
@@ -185,3 +185,7 @@ class MixRole:
                 counters.boxes[Origin(value).name.lower()] += 1
             counters.missing[overlay.pipeline] += overlay.missing and shown.frame.analyse
         counters.with_boxes += boxes > 0
+
+
+def _is_of_video(sink: ShownSink) -> bool:
+    return bool(getattr(sink, "of_video", False))

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import io
 import json
+import re
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from serving.align import Accountant, Mixer
 from serving.errors import ParameterInvalid
-from serving.frames import AlignedFrame, Frame, Overlay
+from serving.frames import AlignedFrame, Frame, Overlay, Picture
+from serving.media import OutputSummary
 from serving.preprocess.jpeg import JpegCodec
 from serving.streams.by_source import named, names_of
 from serving.streams.drawing import Drawing
-from serving.streams.lines import WebVtt, describe
+from serving.streams.lines import ResultLines, WebVtt, describe
 from serving.streams.main import RunOptions
+from serving.streams.mix_role import MixRole
 from serving.streams.sheet import ContactSheet
 from serving.streams.worker import Region
-from serving.types import Detections
+from serving.types import Detections, PixelArray
 
 
 def shown(number: int, boxes: Detections | None = None, origin: int = 0) -> AlignedFrame:
@@ -49,6 +54,36 @@ def test_webvtt_has_a_cue_for_each_frame_until_the_next() -> None:
     assert [d.get("track_id") for d in cue["overlays"][0]["detections"]] == [3, None]
     assert cue == describe(shown(1, two_boxes(), 1))
     assert cue["overlays"][0]["detections"][0]["origin"] == "interpolated"
+
+
+@pytest.mark.parametrize(("of_video", "begins"), [(True, ["000", "120"]), (False, ["000", "040", "080", "120"])])
+def test_cues_of_a_video_leave_out_frames_that_are_not_in_it(of_video: bool, begins: list[str]) -> None:
+    """Their picture was given up, or does not decode."""
+
+    def broken() -> PixelArray:
+        raise ValueError("no picture")
+
+    class Kept:
+        def write(self, shown: AlignedFrame, rgb: PixelArray) -> None:
+            written.append(shown.frame.frame_seq)
+
+        def close(self) -> OutputSummary:
+            return OutputSummary("", len(written), 0)
+
+        def abandon(self) -> None:
+            written.clear()
+
+    written: list[int] = []
+    file, good = io.StringIO(), Picture(array=np.zeros((4, 4, 3), np.uint8))
+    track, lines = WebVtt(file, of_video=of_video), ResultLines("cam", {}, None)
+    role = MixRole(
+        Mixer("cam"), Accountant(), lines, lambda shown, rgb, note: rgb, lambda stream: [Kept()], sinks=[track]
+    )
+    for number, picture in enumerate([good, None, Picture(load=broken), good]):
+        frame = shown(number)
+        role._show([replace(frame, frame=replace(frame.frame, picture=picture))])
+    track.close()
+    assert written == [0, 3] and re.findall(r"00:00:00\.(\d+) -->", file.getvalue()) == begins
 
 
 def test_the_draw_threshold_hides_and_removes_nothing() -> None:
