@@ -12,13 +12,14 @@ import numpy as np
 from av.stream import Disposition
 
 from serving.adapters.video.address import path_of, redacted, scheme_of
+from serving.adapters.video.containers import pts_modulus
 from serving.adapters.video.options import ReaderOptions
 from serving.adapters.video.reader import open_reader
+from serving.adapters.video.sound import FILES
+from serving.align.unwrap import unwrap
 from serving.clock import Clock
 from serving.errors import SourceInvalid, SourceNotFound
 from serving.media import PictureSeen, SoundBlock, StreamOpened
-
-FILES = {"protocol_whitelist": "file,crypto,data"}
 
 
 class SoundTrack:
@@ -42,6 +43,8 @@ class SoundTrack:
         self._stream = self._container.streams.audio[0]
         self.rate = int(self._stream.codec_context.sample_rate)
         self.codec = str(self._stream.codec_context.name)
+        self._modulus = pts_modulus(self._container.format.name)
+        self._tick: int | None = None  # of the last block, unwrapped
         moving = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
         self.first_picture_s = _first_picture_s(address, options, clock) if moving else None
 
@@ -57,7 +60,7 @@ class SoundTrack:
             for frame in frames:
                 if frame.sample_rate != self.rate:
                     raise SourceInvalid(f"{self._shown}: sound changes from {self.rate} to {frame.sample_rate} Hz")
-                begin_s = Fraction(frame.pts) * frame.time_base if frame.pts is not None else None
+                begin_s = self._begin_s(frame)
                 for part in floats.resample(frame):
                     yield SoundBlock(begin_s, part.to_ndarray().mean(axis=0, dtype=np.float32))
                     begin_s = None
@@ -65,6 +68,16 @@ class SoundTrack:
     def close(self) -> None:
         """Close the file."""
         self._container.close()
+
+    def _begin_s(self, frame: Any) -> Fraction | None:
+        """On the clock of the pictures, over a wrap as well."""
+        if frame.pts is None:
+            return None
+        if self._tick is None:
+            first_s = self.first_picture_s
+            self._tick = frame.pts if first_s is None else round(first_s / frame.time_base)
+        self._tick = unwrap(frame.pts, self._tick, self._modulus)
+        return self._tick * Fraction(frame.time_base)
 
     def _packets(self) -> Iterator[Any]:
         try:

@@ -13,6 +13,7 @@ from serving.adapters.video.containers import pts_modulus
 from serving.align.unwrap import unwrap
 
 MP4_CODECS = frozenset({"aac", "mp3", "mp3float", "ac3", "eac3", "opus", "alac", "flac"})
+FILES = {"protocol_whitelist": "file,crypto,data", "correct_ts_overflow": "0"}  # unwrapping is ours, as for pictures
 STEP_S = 1  # sound whose time goes on further away than this is that of another epoch, or comes after a hole
 
 
@@ -34,7 +35,7 @@ class SoundCopy:
         self._tick: int | None = None  # of the last packet by the source, and by the output
         self._last: int | None = None
         try:
-            source = av.open(path, options={"protocol_whitelist": "file,crypto,data"})
+            source = av.open(path, options=FILES)
         except (OSError, av.FFmpegError) as error:
             self.note = f"no sound: {path} cannot be opened a second time: {type(error).__name__}"
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 from test_video_output import fill, seconds_of
 from video_helpers import TB90, write_with_sound  # type: ignore[import-not-found]
 
-from serving.adapters.video import Mp4Writer
+from serving.adapters.video import Mp4Writer, ReaderOptions
+from serving.adapters.video.heard import SoundTrack
 from serving.adapters.video.sound import SoundCopy
+from serving.clock import SystemClock
 from serving.media import OutputStream, OutputSummary
 
 BEGIN_S = Fraction(7, 5)
@@ -21,7 +24,7 @@ TICKS = [126_000 + 3600 * n for n in range(50)]
 
 
 def sounds(path: Path, header: int = 0) -> list[tuple[Fraction, bytes]]:
-    """Time and content of every packet of sound. header: bytes before the content (ADTS of transport streams)."""
+    """Time and content of every packet of sound. header: bytes before the content (ADTS in transport streams)."""
     with av.open(str(path)) as file:
         found = [packet for packet in file.demux(audio=0) if packet.size]
         return [(packet.pts * packet.time_base, bytes(packet)[header:]) for packet in found]
@@ -35,11 +38,12 @@ def joined(tmp_path: Path) -> list[Path]:
     return [*paths, tmp_path / "joined.ts"]
 
 
-def mixed(path: Path, sound_from: Path, epochs: int) -> OutputSummary:
+def mixed(path: Path, sound_from: Path, epochs: int, first: int = TICKS[0]) -> OutputSummary:
     """`epochs` times the pictures of one recording, with the sound of a file."""
-    writer = Mp4Writer(path, OutputStream(96, 64, TB90, TICKS[0]), sound_from=str(sound_from))
+    writer = Mp4Writer(path, OutputStream(96, 64, TB90, first), sound_from=str(sound_from))
     for epoch in range(epochs):
-        fill(writer, TICKS, TB90, epoch=epoch + 1, out_ns=2 * epoch * 10**9, fresh=epoch > 0)
+        ticks = [first - TICKS[0] + tick for tick in TICKS]
+        fill(writer, ticks, TB90, epoch=epoch + 1, out_ns=2 * epoch * 10**9, fresh=epoch > 0)
     return writer.close()
 
 
@@ -93,3 +97,25 @@ def test_a_stray_is_told_from_sound_that_goes_on_elsewhere(
         copy.close()
     assert [packet.dts for packet, _, _ in found] == kept and copy.left_out == left_out
     assert [turn for _, _, turn in found] == [n == 0 or abs(b - kept[n - 1]) > 90_000 for n, b in enumerate(kept)]
+
+
+WRAPPING = (1 << 33) - 60_000  # the clock of a transport stream begins anew two thirds of a second later
+
+
+def test_sound_goes_over_a_wrap_with_the_pictures(tmp_path: Path, joined: list[Path]) -> None:
+    path = write_with_sound(tmp_path / "w.ts", WRAPPING * TB90)
+    assert mixed(tmp_path / "o.mp4", path, epochs=1, first=WRAPPING).notes == ()
+    found, plain = sounds(tmp_path / "o.mp4"), sounds(joined[0], 7)
+    assert [data for _, data in found] == [data for _, data in plain]
+    shift_s = WRAPPING * TB90 - BEGIN_S
+    assert all(abs(a - b - shift_s) < Fraction(1, 10_000) for (a, _), (b, _) in zip(found, plain, strict=True))
+
+
+def test_sound_is_heard_over_a_wrap_at_the_times_of_the_pictures(tmp_path: Path) -> None:
+    path = write_with_sound(tmp_path / "w.ts", WRAPPING * TB90)
+    track = SoundTrack(str(path), ReaderOptions(), SystemClock())
+    begins = [block.begin_s for block in track.blocks() if block.begin_s is not None]
+    track.close()
+    assert track.first_picture_s == WRAPPING * TB90 and len(begins) > 90
+    assert all(0 < b - a < Fraction(1, 40) for a, b in pairwise(begins))
+    assert abs(begins[0] - track.first_picture_s) < Fraction(1, 40) and begins[-1] - begins[0] > Fraction(19, 10)
