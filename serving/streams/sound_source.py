@@ -32,6 +32,7 @@ from serving.types import FloatArray
 
 PIECE_S = 0.5
 HOLE_S = 0.05  # stamps of containers move by milliseconds; what is missing for longer is a hole
+BACK_S = 1  # sound that begins further back than this was not repeated: another recording follows
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class SoundReader:
 
     def _without_holes(self) -> Iterator[FloatArray | None]:
         """Samples at the track's rate from the first picture on."""
-        rate, begin_s, at = self._track.rate, self._track.first_picture_s, 0
+        rate, begin_s, at, back = self._track.rate, self._track.first_picture_s, 0, 0
         most = self._source.limits.max_seconds
         for block in self._track.blocks():
             samples = block.samples
@@ -120,6 +121,11 @@ class SoundReader:
             place = at if block.begin_s is None or begin_s is None else round((block.begin_s - begin_s) * rate)
             if place + len(samples) > most * rate:
                 raise SourceInvalid(f"{self._source.source_id}: more than {most:.0f} s of sound")
+            if block.begin_s is not None:
+                back = back + 1 if at and at - place > BACK_S * rate else 0
+            if back > 1:  # one alone is a stray
+                steps = f"sound steps back at {at / rate:.1f} s to {place / rate:.1f} s, what follows has no time"
+                raise SourceInvalid(f"{self._source.source_id}: {steps}", hint="hear each recording by itself")
             slack = HOLE_S * rate if at else 0
             if at - place > slack:
                 samples = samples[at - place :]

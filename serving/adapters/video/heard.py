@@ -15,7 +15,7 @@ from serving.adapters.video.address import path_of, redacted, scheme_of
 from serving.adapters.video.containers import pts_modulus
 from serving.adapters.video.options import ReaderOptions
 from serving.adapters.video.reader import open_reader
-from serving.adapters.video.sound import FILES
+from serving.adapters.video.sound import FILES, sound_of
 from serving.align.unwrap import unwrap
 from serving.clock import Clock
 from serving.errors import SourceInvalid, SourceNotFound
@@ -23,7 +23,7 @@ from serving.media import PictureSeen, SoundBlock, StreamOpened
 
 
 class SoundTrack:
-    """See `serving.media.SoundTrack`: the first audio stream of a file."""
+    """See `serving.media.SoundTrack`: the sound of a file, where there are several that of its pictures."""
 
     def __init__(self, address: str, options: ReaderOptions, clock: Clock) -> None:
         """Raises SourceNotFound, SourceInvalid (no file, no sound in it), SourceRefused."""
@@ -37,10 +37,10 @@ class SoundTrack:
             self._container = av.open(str(path), options=FILES, metadata_errors="replace")
         except (OSError, ValueError, av.FFmpegError) as error:
             raise SourceInvalid(f"{self._shown}: cannot be opened: {type(error).__name__}") from error
-        if not self._container.streams.audio:
+        self._stream = sound_of(self._container)
+        if self._stream is None:
             self._container.close()
             raise SourceInvalid(f"{self._shown}: no sound in it", hint="a model that hears needs an audio stream")
-        self._stream = self._container.streams.audio[0]
         self.rate = int(self._stream.codec_context.sample_rate)
         self.codec = str(self._stream.codec_context.name)
         self._modulus = pts_modulus(self._container.format.name)

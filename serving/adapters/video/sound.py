@@ -17,9 +17,15 @@ FILES = {"protocol_whitelist": "file,crypto,data", "correct_ts_overflow": "0"}  
 STEP_S = 1  # sound whose time goes on further away than this is that of another epoch, or comes after a hole
 
 
+def sound_of(container: Any) -> Any | None:
+    """The sound of the programme that the pictures are of; None without any. A transport stream may hold several."""
+    audio = container.streams.audio
+    return (container.streams.best("audio", container.streams.best("video")) or audio[0]) if audio else None
+
+
 class SoundCopy:
-    """The first audio stream of `path` into `container`, interleaved by decoding time, at the times that the pictures
-    beside it have there.
+    """The sound of `path` into `container`, interleaved by decoding time, at the times that the pictures beside it
+    have there.
 
     note: why there is no sound, '' where it is copied (or the file has none).
     """
@@ -39,10 +45,10 @@ class SoundCopy:
         except (OSError, av.FFmpegError) as error:
             self.note = f"no sound: {path} cannot be opened a second time: {type(error).__name__}"
             return
-        if not source.streams.audio:
+        template = sound_of(source)
+        if template is None:
             source.close()
             return
-        template = source.streams.audio[0]
         codec = template.codec_context.name if template.codec_context else "unknown"
         if codec not in MP4_CODECS:
             self.note = f"no sound: codec {codec} does not fit MP4"

@@ -1,4 +1,4 @@
-"""`run_streams` to a mixed video: what goes beside it has its times."""
+"""`run_streams` to a mixed video: what goes beside it has its times, and recordings joined end to end their sound."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from test_run_sound import open_model, ran  # type: ignore[import-not-found]
 
 from serving.adapters.video.clips import ClipSpec
 from serving.streams.models import OpenedModel
+from tests.unit.video.video_helpers import write_with_sound
 
 __all__ = ["open_model"]
 Make = Callable[..., Path]
@@ -61,3 +62,21 @@ def test_cues_without_an_mp4_count_from_zero(
     for output in (None, tmp_path / "hls"):
         assert ran(path, open_model, "eyes", output=output, webvtt=tmp_path / "t.vtt").ok
         assert cues_ms(tmp_path / "t.vtt")[:2] == [(0, 33), (33, 67)] and len(cues_ms(tmp_path / "t.vtt")) == 40
+
+
+def test_recordings_joined_end_to_end_keep_their_sound_and_are_heard_to_the_step(
+    tmp_path: Path, open_model: Callable[[str], OpenedModel]
+) -> None:
+    paths = [write_with_sound(tmp_path / f"{hertz}.ts", Fraction(7, 5), hertz=hertz) for hertz in (440, 880)]
+    (tmp_path / "joined.ts").write_bytes(b"".join(path.read_bytes() for path in paths))
+    seen, heard = ran(tmp_path / "joined.ts", open_model, "eyes", "ears", output=tmp_path / "o.mp4").sources
+    assert (seen.error, seen.epochs, seen.shown) == ("", 2, 100)
+    with av.open(str(tmp_path / "o.mp4")) as file:
+        pictures = [picture.pts * picture.time_base for picture in file.decode(video=0)]
+    with av.open(str(tmp_path / "o.mp4")) as file:
+        sound = [packet.pts * packet.time_base for packet in file.demux(audio=0) if packet.size]
+    assert pictures == [Fraction(7, 5) + Fraction(n, 25) for n in range(100)]
+    assert max(b - a for a, b in pairwise(sound)) < Fraction(1, 20)
+    assert abs(sound[0] - pictures[0]) < Fraction(1, 20) and abs(sound[-1] - pictures[-1]) < Fraction(1, 20)
+    assert heard.error_code == "source_invalid" and "sound steps back at 2.0 s" in heard.error and heard.balanced
+    assert heard.balances["ears"].results == 4

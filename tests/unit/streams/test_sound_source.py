@@ -85,6 +85,17 @@ def test_holes_are_silence_repeats_are_cut_and_stamps_may_tremble() -> None:
     assert np.array_equal(samples_of(trembling)[:3000], np.arange(1, 3001))
 
 
+def test_sound_that_steps_back_ends_with_the_reason_and_a_stray_does_not() -> None:
+    """Recordings joined end to end: of the second no time is known, and silence would say that nothing was heard."""
+    first = [block(number / 2, 4000 * number, 4000) for number in range(4)]
+    found = events(ListTrack([*first, block(0, 7, 4000), block(0.5, 7, 4000)]))
+    assert np.array_equal(samples_of(found), np.arange(16_000))
+    assert isinstance(found[-1], StreamEnded) and isinstance(found[-1].error, SourceInvalid)
+    assert "ears: sound steps back at 2.0 s to 0.5 s" in str(found[-1].error)
+    stray = events(ListTrack([*first, block(0, 7, 4000), block(2, 16_000, 4000)]))
+    assert np.array_equal(samples_of(stray), np.arange(20_000)) and stray[-1] == StreamEnded(None)
+
+
 def test_a_track_that_ends_early_or_is_too_long_gives_what_it_had_and_the_reason() -> None:
     cut = events(ListTrack([block(0, 1, 4100)], error=SourceInvalid("ends early")))
     assert len(samples_of(cut)) == 4400 and isinstance(cut[-1], StreamEnded) and cut[-1].error is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 from test_video_output import fill, seconds_of
 from video_helpers import TB90, write_with_sound  # type: ignore[import-not-found]
@@ -119,3 +121,17 @@ def test_sound_is_heard_over_a_wrap_at_the_times_of_the_pictures(tmp_path: Path)
     assert track.first_picture_s == WRAPPING * TB90 and len(begins) > 90
     assert all(0 < b - a < Fraction(1, 40) for a, b in pairwise(begins))
     assert abs(begins[0] - track.first_picture_s) < Fraction(1, 40) and begins[-1] - begins[0] > Fraction(19, 10)
+
+
+@pytest.mark.needs("ffmpeg")
+def test_of_several_programmes_the_sound_is_that_of_the_pictures(tmp_path: Path, joined: list[Path]) -> None:
+    """A broadcast with a radio programme before the one with pictures."""
+    path, (mine, other, _) = tmp_path / "two.ts", joined
+    maps = ["-map", "1:a", "-map", "0:v", "-map", "0:a", "-program", "st=0", "-program", "st=1:st=2"]
+    subprocess.run(["ffmpeg", "-v", "error", "-i", mine, "-i", other, *maps, "-c", "copy", path], check=True)
+    assert mixed(tmp_path / "o.mp4", path, epochs=1).notes == ()
+    assert [data for _, data in sounds(tmp_path / "o.mp4")] == [data for _, data in sounds(mine, 7)]
+    track = SoundTrack(str(path), ReaderOptions(), SystemClock())
+    heard = np.concatenate([block.samples for block in track.blocks() if block.samples is not None])
+    track.close()
+    assert np.argmax(np.abs(np.fft.rfft(heard))) * track.rate / len(heard) == pytest.approx(440, abs=2)
