@@ -249,13 +249,12 @@ def test_writers_that_wait_keep_their_time_and_hold_nobody_up(client: TestClient
         began, own = time.monotonic(), {"x-request-timeout-ms": "2000"}
         waiting = [pool.submit(client.request, method, path, json=body, headers=own) for method, path, body in calls]
         time.sleep(0.2)
-        read = client.get(people)
-        read_s = time.monotonic() - began
+        assert client.get(people).status_code == 200
+        assert not all(call.done() for call in waiting), "who reads waits for none of them"
         answers = [call.result() for call in waiting]
         took_s = time.monotonic() - began
-    assert read.status_code == 200 and read_s < 1.5, read_s
-    for refused in answers:
-        assert_problem(refused, 503, "gallery_busy")
+    for refused in answers:  # by the gallery, or by its own time while another one asked the gallery
+        assert (refused.status_code, refused.json()["code"]) in {(503, "gallery_busy"), (504, "deadline_exceeded")}
     assert took_s < 4, took_s
     assert client.delete(f"{people}/subjects/anna").status_code == 204
 
