@@ -55,10 +55,11 @@ class Ours:
         settings = IngestSettings(JpegCodec())
         LogIngest(self.log, self.names, source, stream, "ours", settings, CLOCK, lambda seconds: False).run()
 
-    def write(self, topic: str, record: Encoded, partition: int) -> None:
-        """A record of somebody else's."""
+    def write(self, topic: str, *records: tuple[Encoded, int]) -> None:
+        """Records of somebody else's, with their partitions; by one producer, as each takes half a second to begin."""
         sender = Sender(self.log.producer())
-        sender.send(self.names.topic(topic), record, partition)
+        for record, partition in records:
+            sender.send(self.names.topic(topic), record, partition)
         assert sender.flush(10.0)
         sender.close()
 

@@ -72,7 +72,7 @@ def test_an_epoch_that_was_claimed_before_partitions_were_added_stays_claimed(sy
     source = next(name for n in range(99) if partition_of((name := f"cam-{n}").encode(), 3) != 0)
     info = StreamInfo(source, SourceKind.FILE, Fraction(1, 90_000), 320, 240)
     claim = TimelineRecord(source, 4, "before", info.time_base, 0, 0, None, ("code",))
-    system.write("timelines", encode_timeline(TimelineMessage(claim, info, frames=0, last=True)), 0)
+    system.write("timelines", (encode_timeline(TimelineMessage(claim, info, frames=0, last=True)), 0))
     clip = tmp_path / "clip.mp4"
     make_clip("ibbp", clip)
     said = stranger("ingest/ingest.py", system.bootstrap, source, "code", clip, system.prefix)
@@ -152,9 +152,11 @@ def test_a_stranger_mixes_exactly(system: Ours, tmp_path: Path, container: Calla
                     out.mux(packet)
     system.ingest("sync", source)
     assert system.balanced("sync").results == FRAMES
+    slow = []
     for record in system.read("results"):  # of a worker that was slow: the merge keeps the first ones
         worse = json.dumps(json.loads(record.value or b"") | {"attempt": 2, "detections": []})
-        system.write("results", Encoded(b"sync", worse.encode(), (("payload_hash", b"0" * 64),)), record.partition)
+        slow.append((Encoded(b"sync", worse.encode(), (("payload_hash", b"0" * 64),)), record.partition))
+    system.write("results", *slow)
     mixed = tmp_path / "mixed.mp4"
     said = stranger("mixer/mixer.py", system.bootstrap, "sync", source, mixed, system.prefix)
     assert said.strip() == f"sync epoch 1: boxes on {FRAMES} pictures"
