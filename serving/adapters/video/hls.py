@@ -21,7 +21,7 @@ from av.video.frame import PictureType
 from serving.adapters.video.encode import OutputTicks, add_video, picture_for
 from serving.adapters.video.fragments import FragmentSink
 from serving.adapters.video.hls_resume import HlsPlace, Listed, last_place
-from serving.adapters.video.storage import storage_error, write_whole
+from serving.adapters.video.storage import make_folder, storage_error, write_whole
 from serving.errors import StorageFailed
 from serving.frames import AlignedFrame, FrameKey
 from serving.media import OutputStream, OutputSummary
@@ -69,10 +69,7 @@ class HlsWriter:
     def __init__(self, folder: Path, stream: OutputStream, describe: Describe, settings: HlsSettings | None = None):
         self._folder, self._stream, self._describe = folder, stream, describe
         self._settings = settings or HlsSettings()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise storage_error(folder, error) from error
+        make_folder(folder)
         self._ticks = OutputTicks(stream)
         before = (last_place(folder) if self._settings.resume else None) or HlsPlace()
         self._done = list(before.listed)
