@@ -14,7 +14,7 @@ from serving.ports import ServerRequest, ServerTensor
 from serving.triton.embedded import EmbeddedTriton
 
 Call = tuple[float, float, str]  # started, seconds, outcome
-CLIENTS = 4
+CLIENTS = 16  # more than ever wait as probes at the same time
 
 
 def request_for(value: float) -> ServerRequest:
@@ -22,9 +22,7 @@ def request_for(value: float) -> ServerRequest:
     return ServerRequest("adder", tensors, outputs=("sum",))
 
 
-def under_load(
-    triton: EmbeddedTriton, fault: Callable[[], None], seconds: float, clients: int = CLIENTS
-) -> tuple[float, list[Call]]:
+def under_load(triton: EmbeddedTriton, fault: Callable[[], None], seconds: float) -> tuple[float, list[Call]]:
     """Clients that call without pause; the fault comes after a second. When it came, and every call."""
 
     async def client(server: TritonServer, calls: list[Call], until: float, value: float) -> None:
@@ -41,7 +39,7 @@ def under_load(
         calls: list[Call] = []
         server = TritonServer(triton.grpc_url, ("adder",))
         until = time.monotonic() + 1.0 + seconds
-        tasks = [asyncio.create_task(client(server, calls, until, float(i))) for i in range(clients)]
+        tasks = [asyncio.create_task(client(server, calls, until, float(i))) for i in range(CLIENTS)]
         await asyncio.sleep(1.0)
         at = time.monotonic()
         fault()
