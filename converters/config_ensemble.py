@@ -19,6 +19,7 @@ from converters.config_pbtxt import (
     input_of,
     parameter,
     render,
+    room,
     served_outputs,
     tensor_of,
 )
@@ -59,6 +60,7 @@ def ensemble_configs(
             "input": [{k: v for k, v in p.items() if k != "allow_ragged_batch"} for p in pictures],
             "output": [tensor_of(t) for t in served_outputs(spec)],
             "ensemble_scheduling": {"step": _steps(names, inputs, outputs, spec)},
+            "parameters": [room(spec)],
         },
         names[PREPROCESS]: {
             "backend": "python",

@@ -14,7 +14,7 @@ from typing import Any
 
 from serving.errors import SpecInvalid
 from serving.sequences import WINDOW
-from serving.spec import ModelSpec, SoundSpec
+from serving.spec import MAX_QUEUE_SIZE, ModelSpec, SoundSpec
 from serving.tasks import task_named
 from serving.types import TensorSpec
 
@@ -52,7 +52,7 @@ def config_pbtxt(spec: ModelSpec, engine_outputs: Sequence[TensorSpec] = (), ver
         "instance_group": [{"name": spec.name, "kind": Word("KIND_CPU"), "count": spec.serving.instances}],
         "dynamic_batching": dynamic_batching(spec),
         "model_warmup": [_warmup(spec, inputs, size) for size in sorted({1, spec.batch.opt, spec.batch.max})],
-        "parameters": [parameter("task", spec.task), parameter("threads", str(spec.serving.threads))],
+        "parameters": [parameter("task", spec.task), parameter("threads", str(spec.serving.threads)), room(spec)],
     }
     return render(config)
 
@@ -89,16 +89,26 @@ def served_outputs(spec: ModelSpec, engine_outputs: Sequence[TensorSpec] = ()) -
 
 
 def dynamic_batching(spec: ModelSpec) -> dict[str, Any]:
-    """Batch what waits; the queue is bounded and refuses what is late. Needed for batch 1 too: it is the queue."""
-    return {
-        "max_queue_delay_microseconds": spec.serving.max_queue_delay_us,
-        "default_queue_policy": {
-            "timeout_action": Word("REJECT"),
-            "default_timeout_microseconds": spec.serving.queue_timeout_ms * 1000,
-            "allow_timeout_override": True,
-            "max_queue_size": spec.serving.max_queue_size,
-        },
+    """Batch what waits. Needed for batch 1 too: it is the queue.
+
+    A policy only where the YAML asks for one: with any, Triton forgets what came while a batch ran, for up to half a
+    second (docs/decisions/0022). Its bound is kept by who asks: `room`.
+    """
+    batching: dict[str, Any] = {"max_queue_delay_microseconds": spec.serving.max_queue_delay_us}
+    if spec.serving.queue_timeout_ms is None:
+        return batching
+    policy = {
+        "timeout_action": Word("REJECT"),
+        "default_timeout_microseconds": spec.serving.queue_timeout_ms * 1000,
+        "allow_timeout_override": True,
+        "max_queue_size": spec.serving.max_queue_size,
     }
+    return {**batching, "default_queue_policy": policy}
+
+
+def room(spec: ModelSpec) -> dict[str, Any]:
+    """The parameter that tells a client how many requests of it may wait (`serving.adapters.triton_room`)."""
+    return parameter(MAX_QUEUE_SIZE, str(spec.serving.max_queue_size))
 
 
 def tensor_of(tensor: TensorSpec) -> dict[str, Any]:

@@ -27,6 +27,7 @@ ValueRange = Literal["unit", "byte", "signed"]
 CheckpointFormat = Literal["state_dict", "torchscript", "torch_export", "safetensors", "onnx"]
 Threshold = float | dict[str, float]
 EngineName = Literal["openvino", "onnxruntime", "tensorrt_rtx", "tensorrt"]
+MAX_QUEUE_SIZE = "max_queue_size"  # the parameter of config.pbtxt that carries ServingSpec.max_queue_size to clients
 
 
 class _Strict(BaseModel):
@@ -192,7 +193,7 @@ class ServingSpec(_Strict):
     threads: int = Field(1, ge=1, le=64)
     max_queue_size: int = Field(64, ge=1, le=4096)
     max_queue_delay_us: int = Field(0, ge=0, le=1_000_000)
-    queue_timeout_ms: int = Field(5000, ge=1)
+    queue_timeout_ms: int | None = Field(None, ge=1, description="None: a request waits as long as its caller does")
     required: bool = True
 
 

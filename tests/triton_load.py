@@ -17,9 +17,9 @@ Call = tuple[float, float, str]  # started, seconds, outcome
 CLIENTS = 16  # more than ever wait as probes at the same time
 
 
-def request_for(value: float) -> ServerRequest:
+def request_for(value: float, model: str = "adder") -> ServerRequest:
     tensors = [ServerTensor(n, np.full((1, 3), v, np.float32)) for n, v in (("a", value), ("b", 1.0))]
-    return ServerRequest("adder", tensors, outputs=("sum",))
+    return ServerRequest(model, tensors, outputs=("sum",))
 
 
 def under_load(triton: EmbeddedTriton, fault: Callable[[], None], seconds: float) -> tuple[float, list[Call]]:

@@ -20,6 +20,7 @@ from tritonclient.utils import InferenceServerException
 
 from serving.adapters.breaker import Breaker
 from serving.adapters.triton_errors import refusal_of
+from serving.adapters.triton_room import Room, room_of
 from serving.errors import BodyInvalid, NotFound, ParameterInvalid, ServingError, Unavailable
 from serving.ports import ServerModel, ServerReply, ServerRequest
 from serving.types import Array, datatype_of
@@ -28,8 +29,8 @@ logger = logging.getLogger("lockstep.triton")
 T = TypeVar("T")
 
 MAX_MESSAGE_BYTES = 2**31 - 1
-# Of its time, a request may wait so much in Triton's queue. One that left the queue at the very end of its time would
-# be computed for nobody, and in a full queue all do.
+# Of its time, a request may wait so much in the queue of a model with a queue policy. One that left the queue at the
+# very end of its time would be computed for nobody, and in a full queue all do.
 WAITING_SHARE = 0.7
 _CHANNEL = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -51,6 +52,7 @@ class TritonServer:
         self._known = set(models)
         self._answered: set[tuple[str, str]] = set()
         self._breakers: dict[str, Breaker] = {}
+        self._rooms: dict[str, Room] = {}
         self._made: InferenceServerClient | None = None
 
     @property
@@ -65,6 +67,7 @@ class TritonServer:
         breaker = self._breakers.get(name) or Breaker()
         if not await breaker.admitted():
             raise Unavailable(breaker.reason)
+        room = self._rooms.get(name) or await self._room(name, timeout_s)
         started = breaker.clock()
         arguments = {
             "model_name": name,
@@ -77,7 +80,8 @@ class TritonServer:
             "timeout": max(1, int(WAITING_SHARE * timeout_s * 1e6)),
             "client_timeout": timeout_s,
         }
-        result = await self._call(name, lambda: self._client.infer(**arguments), request.model_version)
+        with room.taken():
+            result = await self._call(name, lambda: self._client.infer(**arguments), request.model_version)
         self._known.add(name)
         self._answered.add((name, request.model_version))
         self._breakers.setdefault(name, breaker).succeeded(started)
@@ -127,6 +131,10 @@ class TritonServer:
         except Unavailable as error:
             return ServerModel(name, "", False, str(error))
         return ServerModel(name, versions[-1], bool(ready), "" if ready else "the inference server says not ready")
+
+    async def _room(self, name: str, timeout_s: float) -> Room:
+        answer = await self._call(name, lambda: self._client.get_model_config(name, client_timeout=timeout_s))
+        return self._rooms.setdefault(name, Room(name, room_of(answer.config)))
 
     async def _call(self, name: str, call: Callable[[], Awaitable[T]], version: str = "") -> T:
         started = time.monotonic()

@@ -11,6 +11,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from converters import proof
 from converters.config_ensemble import ensemble_configs, publish_ensemble, write_ensemble
+from serving.adapters.triton_room import room_of
 from serving.bundle import ModelBundle
 from serving.errors import BuildFailed, EngineFailed, SpecInvalid
 
@@ -56,7 +57,12 @@ def test_the_engine_step_is_tritons_own_tensorrt_backend(tmp_path: Path) -> None
     )
     assert [(g.kind, g.count) for g in engine.instance_group] == [(pb.ModelInstanceGroup.KIND_GPU, 2)]
     assert [(i.name, i.data_type, list(i.dims)) for i in engine.input] == [("x", pb.TYPE_FP32, [3, 8, 8])]
-    assert engine.dynamic_batching.default_queue_policy.max_queue_size == 64
+    assert engine.HasField("dynamic_batching") and not engine.dynamic_batching.HasField("default_queue_policy")
+
+
+def test_the_ensemble_tells_its_clients_how_many_may_wait(tmp_path: Path) -> None:
+    configs = parsed(colours_model(tmp_path, batch={"opt": 1, "max": 8}, serving={"max_queue_size": 5}))
+    assert room_of(configs["colours"]) == 5 + 8
 
 
 def test_the_plan_is_linked_and_its_absence_is_named(tmp_path: Path) -> None:

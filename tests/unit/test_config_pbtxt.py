@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2 as pb
 
 from converters.config_pbtxt import config_pbtxt
+from serving.adapters.triton_room import room_of
 from serving.errors import SpecInvalid
 from serving.spec import ModelSpec
 from serving.types import TensorSpec
@@ -102,7 +103,17 @@ def test_queue_instances_version_and_parameters_come_from_the_spec() -> None:
     assert policy.allow_timeout_override and policy.timeout_action == pb.ModelQueuePolicy.REJECT
     assert [(g.kind, g.count) for g in config.instance_group] == [(pb.ModelInstanceGroup.KIND_CPU, 3)]
     assert list(config.version_policy.specific.versions) == [7]
-    assert {k: v.string_value for k, v in config.parameters.items()} == {"task": "classification", "threads": "2"}
+    parameters = {k: v.string_value for k, v in config.parameters.items()}
+    assert parameters == {"task": "classification", "threads": "2", "max_queue_size": "17"}
+
+
+def test_no_queue_policy_unless_asked_for_as_any_ends_prefetching() -> None:
+    config = parsed(
+        config_pbtxt(image_spec(serving={"instances": 3, "max_queue_size": 17}, batch={"opt": 1, "max": 4}))
+    )
+    assert config.HasField("dynamic_batching") and not config.dynamic_batching.HasField("default_queue_policy")
+    assert room_of(config) == 17 + 3 * 4
+    assert room_of(pb.ModelConfig(max_batch_size=8)) is None
 
 
 def test_another_version_can_be_named() -> None:
@@ -141,5 +152,5 @@ def test_every_spec_writes_text_that_tritons_protobuf_reads_back(
     config = parsed(config_pbtxt(image_spec(task, batch={"opt": opt, "max": opt + extra}, serving=serving)))
     assert config.max_batch_size == opt + extra
     assert config.instance_group[0].count == instances
-    assert config.dynamic_batching.default_queue_policy.max_queue_size == queue
+    assert room_of(config) == queue + (opt + extra) * instances
     assert config.dynamic_batching.max_queue_delay_microseconds == delay

@@ -9,6 +9,7 @@ from google.protobuf import text_format
 from triton_support import colours_model
 from tritonclient.grpc import model_config_pb2 as pb
 
+from serving.adapters.triton_room import room_of
 from serving.backend import real_version_dir
 from serving.errors import CertificateRefused, SpecInvalid, Unavailable
 from serving.triton.home import TritonHome
@@ -48,7 +49,7 @@ def test_the_chosen_version_is_the_one_that_is_served(runtime: Runtime, tmp_path
 
 
 def test_a_certificates_server_lets_nothing_time_out_in_the_queue(runtime: Runtime, tmp_path: Path) -> None:
-    version = colours_model(tmp_path / "repository")
+    version = colours_model(tmp_path / "repository", serving={"queue_timeout_ms": 40})
     runtime.add_model("colours", version, patient=True)
     policy = config_of(runtime).dynamic_batching.default_queue_policy
     assert policy.default_timeout_microseconds == 0 and policy.max_queue_size > 0
@@ -62,7 +63,7 @@ def test_tuning_sets_instances_and_bounds_the_batch(runtime: Runtime, tmp_path: 
     assert runtime.add_model("colours", version) == tuning
     config = config_of(runtime)
     assert (config.instance_group[0].count, config.max_batch_size) == (2, 4)
-    assert config.dynamic_batching.default_queue_policy.max_queue_size == 9
+    assert room_of(config) == 9 + 2 * 4
     assert max(w.batch_size for w in config.model_warmup) <= 4
     assert instances_of((runtime.repository / "colours" / "config.pbtxt").read_text()) == 2
 
