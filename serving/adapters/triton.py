@@ -133,7 +133,10 @@ class TritonServer:
         return ServerModel(name, versions[-1], bool(ready), "" if ready else "the inference server says not ready")
 
     async def _room(self, name: str, timeout_s: float) -> Room:
-        answer = await self._call(name, lambda: self._client.get_model_config(name, client_timeout=timeout_s))
+        try:
+            answer = await self._call(name, lambda: self._client.get_model_config(name, client_timeout=timeout_s))
+        except NotFound:  # also of a server that is ending, where `infer` says so: what that says counts
+            return Room(name, None)
         return self._rooms.setdefault(name, Room(name, room_of(answer.config)))
 
     async def _call(self, name: str, call: Callable[[], Awaitable[T]], version: str = "") -> T:
