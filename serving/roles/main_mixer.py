@@ -83,6 +83,7 @@ def _new_mix_role(
             average_rate=Fraction(info.average_rate) if info.average_rate else None,
             observer=MixedMetrics(monitor.metrics),
             may_lose=outputs.may_lose,
+            hand_over=outputs.hand_over,
         )
 
     return make

@@ -7,7 +7,7 @@ oldest that was not. Of a live source it shows what lies between where that is l
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -148,7 +148,9 @@ class LogMixer:
         return source.role if source is not None else None
 
     def close(self) -> None:
-        """Leave; what is half-written is abandoned."""
+        """Leave: what was shown is kept, whole, for who goes on; what else is half-written is abandoned."""
+        self._hand_over(self._progress)
+        self._commit(list(self._progress))
         self._consumer.close()
         self._timelines.close()
         if self._registered is not None:
@@ -171,9 +173,17 @@ class LogMixer:
         self.monitor.partitions(len(self._progress))
 
     def revoked(self, places: Sequence[TopicPartition]) -> None:
-        """Another shows them from here on."""
+        """Another shows them from here on, behind the last picture that was shown here."""
+        self._hand_over({place.partition for place in places})
         self._commit([place.partition for place in places])
         self.lost(places)
+
+    def _hand_over(self, numbers: Collection[int]) -> None:
+        """What was shown is in their outputs, whole, and done with."""
+        for source in self._sources.values():
+            if source.number in numbers and not source.done:
+                source.role.hand_over()
+                self._release(source, self._clock.monotonic_ns())
 
     def lost(self, places: Sequence[TopicPartition]) -> None:
         """Another shows them already."""

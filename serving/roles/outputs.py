@@ -68,6 +68,14 @@ class Kept:
             self.failed(error)
             return OutputSummary("", 0, 0, (str(error),))
 
+    def hand_over(self) -> None:
+        """Whoever goes on finds all that was written."""
+        try:
+            if isinstance(self._writer, HlsWriter):
+                self._writer.hand_over()
+        except StorageFailed as error:
+            self.failed(error)
+
     def abandon(self) -> None:
         """Let go."""
         self._gone = True
@@ -103,6 +111,11 @@ class SourceOutputs:
         if not (self.wished is None or self.wished.mixed):
             return False
         return not self.hls or self.hls[-1].may_lose(key)
+
+    def hand_over(self) -> None:
+        """Another goes on, behind the last picture that was shown here."""
+        for kept in self.hls:
+            kept.hand_over()
 
     @property
     def folder(self) -> Path:

@@ -60,7 +60,7 @@ class MixRole:
     """One source. `make_writers` is called at the first shown frame, when its size and time base are known.
 
     guard: keeps what an output fails with; that output is let go, the account and the other outputs go on. may_lose: an
-    output has this frame, and would not if the process ended now.
+    output has this frame, and would not if the process ended now. hand_over: outputs keep all that was shown so far.
     """
 
     mixer: Mixer
@@ -75,6 +75,7 @@ class MixRole:
     counters: MixCounters = field(default_factory=MixCounters)
     guard: OutputGuard = field(default_factory=OutputGuard)
     may_lose: Callable[[FrameKey], bool] = field(default=lambda key: False)
+    hand_over: Callable[[], None] = field(default=lambda: None)
     sample_aspect: Fraction = Fraction(1)
     _writers: Sequence[VideoWriter] | None = None
 

@@ -119,6 +119,13 @@ class HlsWriter:
             self._write_playlist(ended=True)
         return OutputSummary(str(self._folder / "index.m3u8"), self._frames, self._bytes)
 
+    def hand_over(self) -> None:
+        """Write the last segment, short as it is, and leave the playlist open: another writer resumes behind it."""
+        if not self._closed:
+            self._closed = True
+            self._end_encoder(self._media_end_ns)
+            self._write_playlist(ended=False)
+
     def abandon(self) -> None:
         """Leave the playlist as it is: what is listed is whole."""
         self._closed = True

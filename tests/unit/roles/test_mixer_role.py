@@ -164,6 +164,33 @@ def test_f1_a_live_source_s_successor_shows_what_lies_between_where_it_is_little
         assert mix.mixer.counters.skipped > 300 and found[len(whole)] >= begins - 1, "a jump to the newest"
 
 
+def test_f15_a_live_sources_mixer_that_leaves_well_hands_over_all_that_it_showed(
+    log: MemoryLog, clock: HandClock, mixer: Callable[[], LogMixer], tmp_path: Path
+) -> None:
+    """Its open segment is written, short as it is, so nobody draws these frames again."""
+    claim(log, kind=SourceKind.LIVE)
+
+    def live(role: LogMixer, seqs: range) -> None:
+        for seq in seqs:
+            write_frames(log, [seq], analyse=False)
+            clock.advance(40_000_000)
+            role.step(0.0)
+
+    first = mixer()
+    live(first, range(SHOWN_FIRST))
+    shown = shown_of(first)
+    assert len(tables(tmp_path / "gate")) < shown, "a segment is open"
+    first.close()
+    assert tables(tmp_path / "gate") == list(range(shown)) and committed(log) == Committed(shown)
+    second = mixer()
+    live(second, range(SHOWN_FIRST, SHOWN_FIRST + 120))
+    found = tables(tmp_path / "gate")
+    assert found == list(range(len(found))) and len(found) > SHOWN_FIRST
+    assert shown_of(second) >= len(found) - shown, "and none of the first one's"
+    mix = second.role("gate")
+    assert mix is not None and mix.mixer.counters.skipped == 0
+
+
 def test_a_file_that_is_read_a_second_time_is_shown_a_second_time(
     log: MemoryLog, mixer: Callable[[], LogMixer], tmp_path: Path
 ) -> None:
