@@ -131,20 +131,21 @@ def test_what_is_skipped_to_catch_up_does_not_hold_the_position(
     assert shown_of(role) <= 5 and committed(log) == Committed(103), "a camera that stopped holds no position for ever"
 
 
+def live(log: MemoryLog, clock: HandClock, role: LogMixer, seqs: range) -> None:
+    """Frames come at 25 a second, and the mixer turns after each."""
+    for seq in seqs:
+        write_frames(log, [seq], analyse=False)
+        clock.advance(40_000_000)
+        role.step(0.0)
+
+
 @pytest.mark.parametrize("missed", [30, 400], ids=["little", "much"])
 def test_f1_a_live_source_s_successor_shows_what_lies_between_where_it_is_little(
     log: MemoryLog, clock: HandClock, mixer: Callable[[], LogMixer], tmp_path: Path, missed: int
 ) -> None:
     claim(log, kind=SourceKind.LIVE)
-
-    def live(role: LogMixer, seqs: range) -> None:
-        for seq in seqs:
-            write_frames(log, [seq], analyse=False)
-            clock.advance(40_000_000)
-            role.step(0.0)
-
     first = mixer()
-    live(first, range(SHOWN_FIRST))
+    live(log, clock, first, range(SHOWN_FIRST))
     whole = tables(tmp_path / "gate")
     assert whole == list(range(len(whole))) and 50 <= len(whole) < SHOWN_FIRST
     log.expire(first._consumer)  # type: ignore[arg-type]
@@ -153,7 +154,7 @@ def test_f1_a_live_source_s_successor_shows_what_lies_between_where_it_is_little
     worked(log, lambda worker: len(records(log, "results", decode_result)) >= missed, in_flight=1000)
     clock.advance(missed * 40_000_000)
     second = mixer()
-    live(second, range(begins, begins + 120))
+    live(log, clock, second, range(begins, begins + 120))
     mix, found = second.role("gate"), tables(tmp_path / "gate")
     assert mix is not None and found[: len(whole)] == whole and found[-1] > begins
     if missed == 30:
@@ -169,21 +170,14 @@ def test_f15_a_live_sources_mixer_that_leaves_well_hands_over_all_that_it_showed
 ) -> None:
     """Its open segment is written, short as it is, so nobody draws these frames again."""
     claim(log, kind=SourceKind.LIVE)
-
-    def live(role: LogMixer, seqs: range) -> None:
-        for seq in seqs:
-            write_frames(log, [seq], analyse=False)
-            clock.advance(40_000_000)
-            role.step(0.0)
-
     first = mixer()
-    live(first, range(SHOWN_FIRST))
+    live(log, clock, first, range(SHOWN_FIRST))
     shown = shown_of(first)
     assert len(tables(tmp_path / "gate")) < shown, "a segment is open"
     first.close()
     assert tables(tmp_path / "gate") == list(range(shown)) and committed(log) == Committed(shown)
     second = mixer()
-    live(second, range(SHOWN_FIRST, SHOWN_FIRST + 120))
+    live(log, clock, second, range(SHOWN_FIRST, SHOWN_FIRST + 120))
     found = tables(tmp_path / "gate")
     assert found == list(range(len(found))) and len(found) > SHOWN_FIRST
     assert shown_of(second) >= len(found) - shown, "and none of the first one's"
