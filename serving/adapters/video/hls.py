@@ -113,24 +113,24 @@ class HlsWriter:
 
     def close(self) -> OutputSummary:
         """Write the last segment and end the playlist."""
-        if not self._closed:
-            self._closed = True
-            self._end_encoder(self._media_end_ns)
-            self._write_playlist(ended=True)
+        self._finish(ended=True)
         return OutputSummary(str(self._folder / "index.m3u8"), self._frames, self._bytes)
 
     def hand_over(self) -> None:
         """Write the last segment, short as it is, and leave the playlist open: another writer resumes behind it."""
-        if not self._closed:
-            self._closed = True
-            self._end_encoder(self._media_end_ns)
-            self._write_playlist(ended=False)
+        self._finish(ended=False)
 
     def abandon(self) -> None:
         """Leave the playlist as it is: what is listed is whole."""
         self._closed = True
 
     # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _finish(self, ended: bool) -> None:
+        if not self._closed:
+            self._closed = True
+            self._end_encoder(self._media_end_ns)
+            self._write_playlist(ended)
 
     @property
     def _media_end_ns(self) -> int:
