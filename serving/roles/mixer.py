@@ -81,6 +81,7 @@ class LogMixer:
         self._timelines = Timelines(log, names)
         self._sources: dict[str, _Source] = {}
         self._heard: set[str] = set()  # sources of sound: nothing of them is shown
+        self._lost: dict[str, tuple[int, Callable[[], None]]] = {}  # what is open of these, until partitions come
         self._progress: dict[int, Progress] = {}
         self._ahead: dict[int, Ahead] = {}
         self._needs: defaultdict[int, dict[int, int]] = defaultdict(dict)  # of open frames: where their results begin
@@ -163,6 +164,10 @@ class LogMixer:
 
     def assigned(self, positions: Mapping[TopicPartition, Committed | None]) -> None:
         """Begin at the oldest frame that was not shown."""
+        for number, hand_over in self._lost.values():
+            if any(place.partition == number for place in positions):
+                hand_over()
+        self._lost.clear()
         for place in positions:
             if place.topic == self._frames:
                 self._progress[place.partition] = Progress(self._consumer.position(place))
@@ -186,7 +191,7 @@ class LogMixer:
                 self._release(source, self._clock.monotonic_ns())
 
     def lost(self, places: Sequence[TopicPartition]) -> None:
-        """Another shows them already."""
+        """Another shows them already; or nobody does, and they come back to us: see `assigned`."""
         gone = {place.partition for place in places}
         for number in gone:
             for known in (self._progress, self._ahead, self._needs, self._results_at):
@@ -198,6 +203,7 @@ class LogMixer:
             source = self._sources.pop(source_id)
             if not source.done:
                 source.role.abandon()
+                self._lost[source_id] = source.number, source.role.hand_over
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -221,9 +227,8 @@ class LogMixer:
     def _all_done(self, source: _Source) -> None:
         for place in (*source.places.values(), *(place for place, _, _ in source.waiting)):
             self._is_done(place)
-        source.places.clear()
-        source.waiting.clear()
-        source.shown.clear()
+        for held in (source.places, source.waiting, source.shown):
+            held.clear()
 
     def _is_done(self, place: _Place) -> None:
         number, offset = place
@@ -301,8 +306,7 @@ class LogMixer:
         return not source.gathers
 
     def _owner(self, source_id: str, epoch: int) -> str | None:
-        found = self._timelines.find(source_id, epoch)
-        return found.claim.ingest_id if found is not None else None
+        return found.claim.ingest_id if (found := self._timelines.find(source_id, epoch)) is not None else None
 
     def _show(self, source_id: str, source: _Source, now_ns: int) -> None:
         mixer = source.role.mixer
@@ -377,8 +381,7 @@ class LogMixer:
         """Shown frames; results as far as no frame can need them that is not shown. later: no answer is waited for."""
         due = {}
         for number in numbers:
-            progress = self._progress.get(number)
-            if progress is None:
+            if (progress := self._progress.get(number)) is None:
                 continue
             if progress.safe > progress.committed:
                 due[TopicPartition(self._frames, number)] = Committed(progress.safe)

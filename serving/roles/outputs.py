@@ -63,7 +63,7 @@ class Kept:
     def close(self) -> OutputSummary:
         """Of what could be written."""
         try:
-            return self._writer.close() if self._writer is not None else OutputSummary("", 0, 0)
+            return self._writer.close() if self._writer and not self._gone else OutputSummary("", 0, 0)
         except StorageFailed as error:
             self.failed(error)
             return OutputSummary("", 0, 0, (str(error),))
@@ -77,9 +77,10 @@ class Kept:
             self.failed(error)
 
     def abandon(self) -> None:
-        """Let go."""
+        """Let go, but for the open segment of an HLS: `hand_over` may still come."""
         self._gone = True
-        self._let_go()
+        if not isinstance(self._writer, HlsWriter):
+            self._let_go()
 
     def _let_go(self) -> None:
         writer, self._writer = self._writer, None

@@ -117,12 +117,16 @@ class HlsWriter:
         return OutputSummary(str(self._folder / "index.m3u8"), self._frames, self._bytes)
 
     def hand_over(self) -> None:
-        """Write the last segment, short as it is, and leave the playlist open: another writer resumes behind it."""
-        self._finish(ended=False)
+        """Write the last segment, short as it is, and leave the playlist open: another writer resumes behind it.
+
+        Nothing where one has done so already: what it wrote stands.
+        """
+        before = last_place(self._folder) or HlsPlace()
+        if before.next_number == (self._done[-1].number + 1 if self._done else 0):
+            self._finish(ended=False)
 
     def abandon(self) -> None:
-        """Leave the playlist as it is: what is listed is whole."""
-        self._closed = True
+        """Leave the playlist as it is: what is listed is whole. `hand_over` may still come."""
 
     # -- inside -----------------------------------------------------------------------------------------------------
 

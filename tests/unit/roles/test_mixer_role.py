@@ -185,6 +185,29 @@ def test_f15_a_live_sources_mixer_that_leaves_well_hands_over_all_that_it_showed
     assert mix is not None and mix.mixer.counters.skipped == 0
 
 
+@pytest.mark.parametrize("between", ["nobody", "another"])
+def test_f2_a_live_sources_mixer_that_loses_it_and_gets_it_back_shows_no_frame_twice(
+    log: MemoryLog, clock: HandClock, mixer: Callable[[], LogMixer], tmp_path: Path, between: str
+) -> None:
+    """A broker that was away forgets its groups: what was drawn into the open segment is in no whole one yet."""
+    claim(log, kind=SourceKind.LIVE)
+    first = mixer()
+    live(log, clock, first, range(SHOWN_FIRST))
+    shown, whole = shown_of(first), tables(tmp_path / "gate")
+    assert whole == list(range(len(whole))) and len(whole) < shown, "a segment is open"
+    log.expire(first._consumer)  # type: ignore[arg-type]
+    if between == "another":
+        other = mixer()
+        live(log, clock, other, range(SHOWN_FIRST, SHOWN_FIRST + 60))
+        other.close()
+    begins = SHOWN_FIRST + 60 * (between == "another")
+    live(log, clock, first, range(begins, begins + 120))
+    again, found = first.role("gate"), tables(tmp_path / "gate")
+    assert again is not None and found == list(range(len(found))) and len(found) > begins, "no gap, no frame twice"
+    if between == "nobody":
+        assert again.counters.frames <= begins + 120 - shown, "what it had shown is not drawn again"
+
+
 def test_a_file_that_is_read_a_second_time_is_shown_a_second_time(
     log: MemoryLog, mixer: Callable[[], LogMixer], tmp_path: Path
 ) -> None:

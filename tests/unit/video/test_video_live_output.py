@@ -62,6 +62,20 @@ def test_the_place_to_go_on_is_that_of_the_last_whole_segment(tmp_path: Path) ->
     assert lines(tmp_path, "segment-")[0] == "segment-00000.m4s" or len(lines(tmp_path, "segment-")) == 3
 
 
+def test_f12_a_writer_that_was_overtaken_hands_nothing_over(tmp_path: Path) -> None:
+    late, alone = hls(tmp_path, TICKS[:11]), hls(tmp_path / "alone", TICKS[:11])
+    hls(tmp_path, TICKS[:11]).close()
+    playlist, segment = (tmp_path / "index.m3u8").read_bytes(), (tmp_path / "segment-00005.m4s").read_bytes()
+    late.abandon()
+    late.hand_over()
+    assert (tmp_path / "index.m3u8").read_bytes() == playlist
+    assert (tmp_path / "segment-00005.m4s").read_bytes() == segment
+    alone.abandon()
+    alone.hand_over()
+    last = last_shown(tmp_path / "alone")
+    assert last is not None and last.frame_seq == 10, "what was let go of can be handed over still"
+
+
 def test_a_recording_is_cut_by_length_and_epoch_into_whole_files(tmp_path: Path) -> None:
     writer = RecordingWriter(tmp_path, "gate", STREAM, longest_ns=2_000_000_000)
     for number, frame in enumerate(shown(TICKS, TB90)):
