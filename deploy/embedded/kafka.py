@@ -170,6 +170,7 @@ class EmbeddedKafka:
             "group.min.session.timeout.ms": "1000",
             "broker.heartbeat.interval.ms": "500",
             "broker.session.timeout.ms": "3000",  # after a kill the node may register again so soon
+            "socket.listen.backlog.size": "1024",  # frozen for a while, 50 fill up, and the kernel's retries grow rare
             "log.message.timestamp.type": "LogAppendTime",
             "log.retention.check.interval.ms": "15000",
             "log.segment.delete.delay.ms": "1000",

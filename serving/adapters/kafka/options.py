@@ -41,6 +41,7 @@ def common(options: KafkaOptions) -> Config:
         "client.id": options.client_id,
         "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 1000,
+        "socket.connection.setup.timeout.ms": 3000,  # begun anew, before the kernel's own retries are seconds apart
         "topic.metadata.refresh.interval.ms": int(options.topic_patience_s * 1000),
         "socket.keepalive.enable": True,
         "socket.timeout.ms": 10_000,  # a broker that froze with our request in hand is asked anew, not in a minute

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -70,6 +72,18 @@ def test_f2_bounds_are_told_by_a_broker_or_not_at_all(tmp_path: Path) -> None:
                     assert time.monotonic() < deadline
                     time.sleep(0.1)
         log.close()
+
+
+@pytest.mark.faults
+def test_f2_a_frozen_broker_takes_connections_for_when_it_goes_on(tmp_path: Path) -> None:
+    """A client whose request was not answered connects anew, again and again. Kafka keeps room for 50; behind those
+    the kernel tries again after 1, 2, 4, 8 s, and a broker that is back is not found for as long."""
+    with EmbeddedKafka(BrokerSettings(tmp_path / "kafka")) as broker, ExitStack() as stack:
+        broker.pause()
+        host, _, port = broker.bootstrap.partition(":")
+        for _ in range(120):
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=3))
+        broker.resume()
 
 
 def _read(consumer: object, values: list[bytes | None], count: int) -> None:
