@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from serving.spec import SoundSpec
+from serving.tracking.table import assign
 from serving.types import AudioEvents, FloatArray
 
 NS_PER_S = 1_000_000_000
@@ -175,12 +176,9 @@ def match_events(
 ) -> EventCounts:
     """One-to-one matches: the same class, the beginning within the collar, the end within the collar or `share` of the
     reference's length, whichever is more (Mesaros, Heittola, Virtanen 2016, event-based metrics with a collar)."""
-    from scipy.optimize import linear_sum_assignment
-
     fits = np.zeros((len(reference), len(estimated)))
     for i, (start, end, kind) in enumerate(reference):
         for j, (begin, stop, other) in enumerate(estimated):
             near = abs(start - begin) <= collar_s and abs(end - stop) <= max(collar_s, share * (end - start))
             fits[i, j] = near and kind == other
-    rows, columns = linear_sum_assignment(-fits) if fits.size else ((), ())
-    return EventCounts(len(reference), len(estimated), int(fits[rows, columns].sum()) if fits.size else 0)
+    return EventCounts(len(reference), len(estimated), len(assign(fits, 1)[0]))

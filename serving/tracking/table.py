@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import lap
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 from serving.tracking.motion import PERIOD_NS, Motion, Values, no_motion
 from serving.types import FloatArray, IntArray
@@ -88,9 +88,17 @@ def _stacked(look: FloatArray, known: int, new: FloatArray | None, n: int) -> Fl
 
 
 def assign(similarity: Values | FloatArray, least: float) -> tuple[Rows, Rows]:
-    """The pairs (row, column) of the greatest total similarity, without those below `least`."""
+    """The pairs (row, column) of the greatest total similarity, without those below `least`.
+
+    ValueError where one of them is not finite. By Jonker and Volgenant, Computing 38 (1987), in `lap`: scipy's function
+    is the same, but its import takes longer than that of a whole worker.
+    """
     if not similarity.size:
         return _none(), _none()
-    rows, columns = linear_sum_assignment(similarity, maximize=True)
+    if not np.isfinite(similarity).all():
+        raise ValueError("assign: expected finite similarities")
+    found, _ = lap.lapjv(-similarity, extend_cost=True, return_cost=False)
+    rows = np.flatnonzero(found >= 0)
+    columns: Rows = found[rows].astype(np.int64)
     good = similarity[rows, columns] >= least
     return rows[good], columns[good]
