@@ -218,8 +218,8 @@ class LogMixer:
     def _begin_anew(self, changed: set[str]) -> None:
         """What is held of these is not shown; the next frame opens their outputs as they are wished now."""
         for source_id in changed & self._sources.keys():
-            source = self._sources[source_id]
-            if not source.done:
+            if not (source := self._sources[source_id]).done:
+                source.role.hand_over()
                 source.role.abandon()
                 self._all_done(source)
                 del self._sources[source_id]

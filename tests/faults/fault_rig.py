@@ -224,16 +224,19 @@ class Rig:
 
     @contextmanager
     def row(
-        self, name: str, sources: int | None = None, cameras: Callable[[Row], None] | None = None, **ingest: Any
-    ) -> Iterator[Row]:
+        self, name: str, sources: int | None = None, cameras: Callable[[Row], None] | None = None, first: int = 0,
+        **ingest: Any,
+    ) -> Iterator[Row]:  # fmt: skip
         """Sources that send, until the block ends; then they are stopped and everything is accounted.
 
-        cameras: changes the row (start_pts by camera, more_cameras, large) before anything starts. ingest: told to
+        cameras: changes the row (start_pts by camera, more_cameras, large) before anything starts. first: the first
+        source's partition, the others lie on the next ones. ingest: told to
         ingesters; a name that ends with _by_clip has a value for some of them.
         """
         self.start_crew()
         self.calm()
-        row = Row(self, f"{name.lower()}n{next(self._rows)}", self.load.sources if sources is None else sources)
+        count = self.load.sources if sources is None else sources
+        row = Row(self, f"{name.lower()}n{next(self._rows)}", count, first)
         try:
             if cameras is not None:
                 cameras(row)
@@ -247,8 +250,8 @@ class Rig:
 class Row:
     """One row's sources: clip n is source n, on a partition of its own as far as there are any."""
 
-    def __init__(self, rig: Rig, name: str, sources: int) -> None:
-        self.rig, self.name = rig, name
+    def __init__(self, rig: Rig, name: str, sources: int, first: int = 0) -> None:
+        self.rig, self.name, self._first = rig, name, first
         self.sources = [self._name(n) for n in range(sources)]
         self.ports = [free_port(UDP) for _ in self.sources]
         self.ingests = {source: f"ingest-{source}" for source in self.sources}
@@ -259,9 +262,10 @@ class Row:
         self._sender: subprocess.Popen[str] | None = None
 
     def _name(self, number: int) -> str:
-        """A name whose partition is the source's number."""
+        """A name whose partition is the source's number, counted from the first one's."""
         names = (f"{self.name}-{number}{letter}{n}" for n in range(100) for letter in "abcdefghijk")
-        return next(name for name in names if partition_of(name.encode(), PARTITIONS) == number % PARTITIONS)
+        wanted = (self._first + number) % PARTITIONS
+        return next(name for name in names if partition_of(name.encode(), PARTITIONS) == wanted)
 
     # -- life -------------------------------------------------------------------------------------------------------
 

@@ -244,6 +244,7 @@ def test_recording_is_switched_on_and_off_while_the_source_runs(
     with av.open(str(file)) as recorded:
         times = [frame.pts * frame.time_base for frame in recorded.decode(video=0) if frame.pts is not None]
     assert times == [Fraction(3600 * n, 90_000) for n in range(20)], "from its own first frame on"
+    assert tables(tmp_path / "gate") == list(range(40)), "what was shown before a change stays in the HLS"
 
 
 def test_a_full_disk_under_one_output_is_named_and_tried_again() -> None:
