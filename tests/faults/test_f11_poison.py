@@ -12,6 +12,7 @@ from fault_table import Figures, Table
 
 from serving.roles.jobs import POISON_AT
 from serving.testing.faults.role import MEMORY_LIMIT
+from serving.testing.faults.stub_model import CHUNK
 
 pytestmark = pytest.mark.needs("kafka")
 LIMITS_S = {"exit": 15.0, "memory": 15.0, "hang": 45.0}
@@ -79,7 +80,7 @@ def _touched(size: int) -> float:
     """Seconds. A virtual machine's host may have taken memory back that nobody used: up to 4 s a GiB were seen until it
     is there again, which says nothing of a worker. It happens before the picture is met, not within each attempt."""
     began = time.monotonic()
-    hoard = [np.ones(64 << 20, np.uint8) for _ in range(size // (64 << 20))]
+    hoard = [np.ones(CHUNK, np.uint8) for _ in range(size // CHUNK)]
     del hoard
     return time.monotonic() - began
 

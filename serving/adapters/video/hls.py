@@ -122,7 +122,7 @@ class HlsWriter:
         Nothing where one has done so already: what it wrote stands.
         """
         before = last_place(self._folder) or HlsPlace()
-        if before.next_number == (self._done[-1].number + 1 if self._done else 0):
+        if before.next_number == HlsPlace(tuple(self._done)).next_number:
             self._finish(ended=False)
 
     def abandon(self) -> None:
