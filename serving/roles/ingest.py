@@ -34,13 +34,16 @@ STOP_NS = 10 * NS_PER_S
 class IngestSettings:
     """codec: pictures on the log. reduced_side: longest side of a picture that had to be made smaller, pixels.
 
-    held_pictures: kept while the broker is away; beyond it the oldest become dropped(overload).
+    held_pictures: of a live source, kept while the broker is away; beyond it the oldest become dropped(overload).
+    on_their_way: records of a live source that the producer has without acknowledgement, at most: what it has can not
+    be given up any more, and after an outage would be read, shown and answered for before the first fresh picture.
     """
 
     codec: PictureCodec
     max_payload: int = MAX_PAYLOAD
     reduced_side: int = 1280
     held_pictures: int = 120
+    on_their_way: int = 32
     rules: ReconnectRules = field(default_factory=ReconnectRules)
 
 
@@ -128,8 +131,13 @@ class LogIngest:
                 self.stage.stop()
 
     def _drain(self, wait: bool) -> None:
-        """Hand the producer what it has room for; its queue is bounded, never gives up, and keeps the order."""
+        """Hand the producer what it has room for; its queue is bounded, never gives up, and keeps the order.
+
+        wait: for as much room as its queue has, instead of coming back with the next picture.
+        """
         while (record := self._outbox.peek()) is not None:
+            if not wait and self._sender.waiting >= self._settings.on_their_way:
+                return
             message, payload = self._message(record)
             encoded = encode_frame(message, payload)
             if wait:

@@ -14,10 +14,10 @@ from serving.adapters.kafka import KafkaOptions
 from serving.adapters.kafka.reader import KafkaReader
 from serving.clock import NS_PER_S, SystemClock
 from serving.errors import LogUnavailable
-from serving.frames import SourceKind, TimelineRecord
+from serving.frames import DroppedRun, DropReason, Frame, SourceKind, TimelineRecord
 from serving.ports_log import Lost, Polled, TopicPartition
 from serving.preprocess.jpeg import JpegCodec
-from serving.records import StreamMessage, StreamState, decode_outcome, decode_timeline, encode_stream
+from serving.records import StreamMessage, StreamState, decode_frame, decode_outcome, decode_timeline, encode_stream
 from serving.roles import accountant as accountant_role
 from serving.roles import ingest as ingest_role
 from serving.roles import main_ingest, timelines
@@ -72,6 +72,29 @@ def test_g9_an_ingest_without_broker_ends_when_it_is_told_to(log: MemoryLog, mon
     role.stop()
     thread.join(20)
     assert not thread.is_alive() and "found no room" in str(raised[0])
+
+
+def test_f2_a_camera_leaves_a_few_old_pictures_and_the_account_of_all(log: MemoryLog) -> None:
+    """A producer's own queue holds thousands; nobody needs those of half a minute ago before a fresh one."""
+
+    def pictures() -> Iterator[tuple[int, Any]]:
+        for n in range(500):
+            if n in (10, 490):
+                log.set_down(n == 10)
+            yield 3600 * n, np.zeros((48, 64, 3), np.uint8)
+        role.stop()
+
+    source = ListSource("gate", [Connection(pictures())])  # type: ignore[arg-type]
+    settings = IngestSettings(JpegCodec(), held_pictures=20, on_their_way=8)
+    role = LogIngest(log, NAMES, source, STREAM, "ingest-1", settings, SystemClock(), lambda s: False)
+    role.run()
+    written = [message.record for message in records(log, "frames", lambda *record: decode_frame(*record, 0))]
+    runs = [(one.first_seq, one.last_seq, one.reason) for one in written if isinstance(one, DroppedRun)]
+    seqs = [one.frame_seq for one in written if isinstance(one, Frame)]
+    assert len(runs) == 1 and runs[0][2] is DropReason.OVERLOAD
+    first, last = runs[0][:2]
+    assert seqs == [*range(first), *range(last + 1, 500)], "every number once, in order"
+    assert 10 <= first <= 10 + 8 + 1 and 490 - 22 <= last + 1 <= 490
 
 
 @pytest.mark.parametrize("written", [False, True], ids=["before it is written", "before it is acknowledged"])
