@@ -13,7 +13,6 @@ from fault_table import Figures, Table, spread
 pytestmark = pytest.mark.needs("kafka")
 FULL_KILLS = 20
 LOOK_S = 10.0  # over so long after a kill the other sources are looked at
-BACK_S = 14.0  # where the killed one is back at once, the next kill need not wait for a group that moves twice
 SEGMENTS = 3  # more than were whole when the mixer was killed; one of them it may have ended just before
 
 
@@ -26,7 +25,7 @@ def test_f1_kill_worker_twice(table: Table, rig: Rig) -> None:
 @pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_f1_kill_worker(table: Table, rig: Rig) -> None:
-    """Twenty kills, one every 20 s where others take over, a little faster where the killed one is back at once."""
+    """Twenty kills, one every 20 s."""
     with table.row("F1") as figures:
         _kill(figures, rig, kills=max(2, round(FULL_KILLS * min(1.0, rig.load.scale))), every_s=20.0)
 
@@ -52,8 +51,7 @@ def _kill(figures: Figures, rig: Rig, kills: int, every_s: float) -> None:
             in_flight.append(_in_flight(row, source, at))
             recovered = row.recovery(at, affected)
             (restarted if member.hold_s < 1 else taken_over).append(max(recovered.values()))
-            lasts_s = min(every_s, BACK_S) if member.hold_s < 1 else every_s
-            time.sleep(max(0.0, lasts_s - (time.monotonic() - began)))
+            time.sleep(max(0.0, every_s - (time.monotonic() - began)))
             calm = [s for s in row.sources if s not in affected]
             if calm:
                 others.append(row.coverage(calm, at, at + LOOK_S))
