@@ -5,6 +5,7 @@ While the broker is away descriptors are kept and pictures go first (`Outbox`); 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -72,8 +73,8 @@ class LogIngest:
         timing = TimelineSettings(window_ns=max(1, window_ns), every=stream.every, max_fps=stream.max_fps)
         timeline = SourceTimeline(stream.source_id, ingest_id, stream.pipelines, self._claims, timing)
         self._timeline = timeline
-        self.stage = IngestStage(source, timeline, clock, settings.rules, wait)
-        self._clock, self._looked_ns = clock, clock.monotonic_ns()
+        self.stage = IngestStage(source, timeline, clock, settings.rules, self._between_connections)
+        self._clock, self._looked_ns, self._wait = clock, clock.monotonic_ns(), wait
         self._outbox = Outbox(settings.held_pictures)
         self._places: dict[int, int] = {}  # frames written, by epoch
         self.frames = 0
@@ -102,7 +103,10 @@ class LogIngest:
             for records in self.stage.records():
                 for record in records:
                     self._outbox.put(record)
-                    self._drain(wait=not self.stage.live)
+                    if self.stage.live:
+                        self._drain(wait=False, most=self._settings.on_their_way)
+                    else:
+                        self._drain(wait=True)
                 self._sender.poll()
                 self._look_for_a_higher_epoch()
             self._drain(wait=True)
@@ -130,14 +134,17 @@ class LogIngest:
                 self._timeline.fenced = True
                 self.stage.stop()
 
-    def _drain(self, wait: bool) -> None:
+    def _between_connections(self, seconds: float) -> bool:
+        """What is held goes out now: nobody knows when the next picture comes."""
+        self._drain(wait=False)
+        return self._wait(seconds)
+
+    def _drain(self, wait: bool, most: float = math.inf) -> None:
         """Hand the producer what it has room for; its queue is bounded, never gives up, and keeps the order.
 
-        wait: for as much room as its queue has, instead of coming back with the next picture.
+        wait: for room, instead of coming back with the next picture. most: that it has on their way.
         """
-        while (record := self._outbox.peek()) is not None:
-            if not wait and self._sender.waiting >= self._settings.on_their_way:
-                return
+        while self._sender.waiting < most and (record := self._outbox.peek()) is not None:
             message, payload = self._message(record)
             encoded = encode_frame(message, payload)
             if wait:
@@ -154,10 +161,11 @@ class LogIngest:
         return self._give_up_ns is not None and self._clock.monotonic_ns() > self._give_up_ns
 
     def _message(self, record: FrameRecord) -> tuple[FrameMessage, bytes | None]:
-        info = self.stage.info
-        assert info is not None
         if isinstance(record, DroppedRun):
             return FrameMessage(record), None
+        claimed = self._timelines.find(record.source_id, record.epoch)  # the stream may have become another one since
+        assert claimed is not None, "an epoch's frames come after its claim"
+        info = claimed.info
         if info.sample_rate:
             return self._piece(record)
         if info.width * info.height > MAX_PIXELS:

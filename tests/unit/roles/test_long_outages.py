@@ -14,10 +14,18 @@ from serving.adapters.kafka import KafkaOptions
 from serving.adapters.kafka.reader import KafkaReader
 from serving.clock import NS_PER_S, SystemClock
 from serving.errors import LogUnavailable
-from serving.frames import DroppedRun, DropReason, Frame, SourceKind, TimelineRecord
+from serving.frames import DroppedRun, DropReason, Frame, Picture, SourceKind, TimelineRecord
 from serving.ports_log import Lost, Polled, TopicPartition
 from serving.preprocess.jpeg import JpegCodec
-from serving.records import StreamMessage, StreamState, decode_frame, decode_outcome, decode_timeline, encode_stream
+from serving.records import (
+    FrameMessage,
+    StreamMessage,
+    StreamState,
+    decode_frame,
+    decode_outcome,
+    decode_timeline,
+    encode_stream,
+)
 from serving.roles import accountant as accountant_role
 from serving.roles import ingest as ingest_role
 from serving.roles import main_ingest, timelines
@@ -31,6 +39,15 @@ from serving.testing.list_source import Connection, ListSource
 from serving.testing.memory_log import MemoryLog
 
 STREAM = StreamMessage("gate", "file:list", ("person",), mixed=True)
+
+
+def frames_of(log: MemoryLog) -> list[FrameMessage]:
+    return records(log, "frames", lambda key, value, headers: decode_frame(key, value, headers, 0))
+
+
+def place_of(message: FrameMessage) -> tuple[int, int]:
+    assert isinstance(message.record, Frame)
+    return message.record.epoch, message.record.frame_seq
 
 
 @pytest.fixture
@@ -88,13 +105,46 @@ def test_f2_a_camera_leaves_a_few_old_pictures_and_the_account_of_all(log: Memor
     settings = IngestSettings(JpegCodec(), held_pictures=20, on_their_way=8)
     role = LogIngest(log, NAMES, source, STREAM, "ingest-1", settings, SystemClock(), lambda s: False)
     role.run()
-    written = [message.record for message in records(log, "frames", lambda *record: decode_frame(*record, 0))]
+    written = [message.record for message in frames_of(log)]
     runs = [(one.first_seq, one.last_seq, one.reason) for one in written if isinstance(one, DroppedRun)]
     seqs = [one.frame_seq for one in written if isinstance(one, Frame)]
     assert len(runs) == 1 and runs[0][2] is DropReason.OVERLOAD
     first, last = runs[0][:2]
     assert seqs == [*range(first), *range(last + 1, 500)], "every number once, in order"
     assert 10 <= first <= 10 + 8 + 1 and 490 - 22 <= last + 1 <= 490
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["the producer has room", "it has none until the camera is back"])
+def test_what_a_camera_held_when_it_was_lost_is_written_at_once_and_in_its_own_size(log: MemoryLog, full: bool) -> None:
+    """It comes back with a larger picture; the frames of before are of their own epoch."""
+
+    def pictures(count: int, width: int, down: int) -> Iterator[tuple[int, Any]]:
+        for n in range(count):
+            if n == down:
+                log.set_down(True)
+            yield 3600 * n, np.zeros((48, width, 3), np.uint8)
+
+    written: list[list[FrameMessage]] = []
+
+    def wait(seconds: float) -> bool:
+        log.set_down(full and not written)
+        role._sender.poll()
+        written.append(frames_of(log) if log.up else [])
+        return len(written) == (3 if full else 2)
+
+    connections = [Connection(pictures(30, 64, 10)), Connection(pictures(20, 96, -1))]  # type: ignore[arg-type]
+    settings = IngestSettings(JpegCodec(), held_pictures=40, on_their_way=4)
+    role = LogIngest(log, NAMES, ListSource("gate", connections), STREAM, "ingest-1", settings, SystemClock(), wait)
+    role._sender._producer._most = 8 if full else 1000  # type: ignore[attr-defined]
+    role.run()
+    of_first, of_both = (written[-1], written[-1]) if full else written
+    assert [place_of(message) for message in of_first[:30]] == [(1, n) for n in range(30)]
+    assert full or len(of_first) == 30
+    assert [place_of(message) for message in of_both[30:]] == [(2, n) for n in range(20)]
+    for message in of_both:
+        width = {1: 64, 2: 96}[message.record.epoch]
+        assert isinstance(message.record, Frame) and isinstance(message.record.picture, Picture)
+        assert message.width == width and message.record.picture.rgb(JpegCodec()).shape[1] == width
 
 
 @pytest.mark.parametrize("written", [False, True], ids=["before it is written", "before it is acknowledged"])
