@@ -79,7 +79,7 @@ def test_f15_rolling_restart(table: Table, rig: Rig) -> None:
         finally:
             client.close()
         figures.equal(f"failed of {len(client.calls)} requests", client.failed(), 0)
-        before, during = client.p99(calm, began), client.p99(began, over)
+        before, during = client.p99((calm, began)), client.p99((began, over))
         figures.told("p99 before, during", f"{before:.1f} ms, {during:.1f} ms")
         figures.at_most("p99 during, of before", during / before, 2.0)
         figures.at_most("fresh after it", max(recovered.values()), 5.0, " s")

@@ -69,7 +69,7 @@ def test_f15_two_gateways_and_two_tritons(table: Table, load: Load, tmp_path: Pa
         statuses = Counter(call.status for call in client.calls)
         figures.told("answers by status, two Tritons", str(dict(statuses)))
         figures.equal(f"failed of {len(client.calls)} requests, two Tritons", client.failed(), 0)
-        before, during = client.p99(calm, began), client.p99(began, over)
+        before, during = client.p99((calm, began)), client.p99((began, over))
         figures.told("p99 before, during, two Tritons", f"{before:.1f} ms, {during:.1f} ms")
         figures.at_most("p99 during, of before, two Tritons", during / before, 2.0)
         balances = [account["balances"]["redness"] for account in accounts]
