@@ -48,7 +48,7 @@ class Silence:
 
 
 class Supervisor(threading.Thread):
-    """Runs until `stop`. `first_look` is set once every model was loaded or has a reason why not."""
+    """Runs until `stop`. `first_look` is set once every model answered its canary or has a reason why not."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class Supervisor(threading.Thread):
                 self._submit(watch, partial(watch.load, pid))
             elif watch.loaded and now >= watch.due:
                 self._submit(watch, watch.check)
-        if all(w.loaded or w.failures for w in self._watches.values()):
+        if all(w.looked for w in self._watches.values()):
             self.first_look.set()
 
     def _submit(self, watch: ModelWatch, step: Callable[[], None]) -> None:
@@ -154,7 +154,7 @@ class Supervisor(threading.Thread):
             except Exception:  # the watch must go on; a bug here is an error in the log, not a dead supervisor
                 logger.exception("%s: watching failed", watch.name)
             finally:
-                watch.busy = False
+                watch.busy, watch.looked = False, True
 
         watch.busy = True
         self._pool.submit(run)

@@ -31,7 +31,10 @@ _BUSY = ("Exceeds maximum queue size", "Request timeout expired")
 
 @dataclass(slots=True)
 class ModelWatch:
-    """State of one served model. Its methods run in one thread at a time (`busy`); readers take what they see."""
+    """State of one served model. Its methods run in one thread at a time (`busy`); readers take what they see.
+
+    looked: its first step is over, so that it is ready or has a reason; loaded alone comes before its first canary.
+    """
 
     name: str
     version_dir: Path
@@ -46,6 +49,7 @@ class ModelWatch:
     reloads: int = 0
     failures: int = 0
     busy: bool = False
+    looked: bool = False
     due: float = 0.0
     last_passed: float = -1e9
     stubs: list[Stub] = field(default_factory=list)

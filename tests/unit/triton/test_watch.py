@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -17,8 +19,10 @@ from serving.errors import EngineFailed, Unavailable
 from serving.triton import watch as watch_module
 from serving.triton.canary import Canary
 from serving.triton.control import Control
+from serving.triton.home import Ports, TritonHome
 from serving.triton.runtime import Runtime
 from serving.triton.stubs import Stub
+from serving.triton.supervisor import Supervisor
 from serving.triton.watch import ModelWatch
 from serving.types import Array
 
@@ -33,7 +37,7 @@ class ScriptedControl:
         self.answer: dict[str, Array] | Exception = RIGHT
         self.load_error: Exception | None = None
         self.executed = 5
-        self.loads = 0
+        self.loads, self.key = 0, "key"
 
     def load(self, model: str, timeout_s: float = 0) -> None:
         self.loads += 1
@@ -177,3 +181,31 @@ def test_when_the_server_ends_nothing_is_loaded(watch: ModelWatch) -> None:
     watch.server_ended("ended with -9")
     assert not watch.loaded and not watch.ready and watch.due == 0.0
     assert watch.state.reason == "tritonserver ended with -9"
+
+
+def test_the_first_look_is_over_when_the_canary_has_answered(
+    watch: ModelWatch, control: ScriptedControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when the model was loaded: whoever started the server would be told that nothing is loaded yet."""
+    asked, answers = threading.Event(), threading.Event()
+
+    def infer(*given: Any) -> dict[str, Array]:
+        asked.set()
+        assert answers.wait(10)
+        return RIGHT
+
+    monkeypatch.setattr(control, "infer", infer)
+    watch.server_ended("ends")
+    home = TritonHome(Path("/opt/triton"))
+    ports = Ports(1, 2, 3)
+    supervisor = Supervisor(home, watch.runtime, ports, watch.control, {"colours": watch}, watch.settings)
+    supervisor._look(1, 2000.0)
+    assert asked.wait(10)
+    supervisor._look(1, 2000.1)
+    assert watch.loaded and not supervisor.first_look.is_set()
+    answers.set()
+    for _ in range(1000):
+        if watch.busy:
+            time.sleep(0.01)
+    supervisor._look(1, 2000.2)
+    assert supervisor.first_look.is_set() and watch.ready
