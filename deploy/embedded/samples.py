@@ -34,10 +34,12 @@ class Sample:
     delay_ms: int
     clip: str
     captions: bool = True
+    track: str = ""
 
 
 SAMPLES = (
-    Sample("pedestrians", "person_ssdlite", 2, 600, "pedestrians.mp4"),
+    # every second picture is analysed: only what is tracked can be drawn in between, and does not flicker
+    Sample("pedestrians", "person_ssdlite", 2, 600, "pedestrians.mp4", track="bytetrack"),
     Sample("coded", "sync_code", 1, 600, "coded.mp4", captions=False),  # its numbers stand where a banner would
 )
 

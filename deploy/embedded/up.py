@@ -310,7 +310,7 @@ def _own(settings: Settings) -> Settings:
 def _stream(sample: Sample, address: str) -> StreamMessage:
     return StreamMessage(
         sample.source_id, address, (sample.model,), sample.every, sample.delay_ms, mixed=True, max_fps=30,
-        captions=sample.captions,
+        captions=sample.captions, track=sample.track,
     )  # fmt: skip
 
 
