@@ -25,8 +25,9 @@ import numpy as np
 
 from loadtest import stream, stream_run
 from loadtest.facts import ForeignLoad, machine_facts, version
-from loadtest.kafka_system import System, free_port, wait_for
+from loadtest.kafka_system import System, wait_for
 from loadtest.kafka_times import Times, following
+from loadtest.servers import free_port
 from loadtest.stream_clips import Clip, read_pictures, write_clip
 
 Say = Callable[[str], None]

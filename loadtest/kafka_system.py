@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,16 +16,10 @@ from typing import Any
 import psutil
 
 from loadtest.facts import tree_cpu_s
+from loadtest.servers import free_port
 from loadtest.stream_run import executable
 
 READY_S, STOP_S = 240.0, 30.0
-
-
-def free_port() -> int:
-    """Of this machine."""
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        return int(place.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = READY_S, every_s: float = 0.05) -> float:

@@ -144,9 +144,8 @@ def sync_against(options: AgainstOptions, say: Say) -> AgainstReport:
     """Send, register, read, judge, and take it all away again. Raises Unavailable with what the gateway answered."""
     with tempfile.TemporaryDirectory(prefix="sync-") as scratch, ExitStack() as stack:
         tag, watched = uuid.uuid4().hex[:6], []
-        for kind, x264 in KINDS.items():
-            say(f"{kind}: making the clip")
-            clip = _make_clip(Path(scratch) / f"{kind}.mp4", x264)
+        clips = {kind: _make_clip(Path(scratch) / f"{kind}.mp4", x264, say) for kind, x264 in KINDS.items()}
+        for kind, clip in clips.items():  # once all are made: an encoder beside a measured source takes its cores
             address = stack.enter_context(_sent(clip, options.host))
             source_id = f"sync-{kind}-{tag}"
             stack.enter_context(_registered(options, source_id, address))
@@ -255,7 +254,8 @@ class _Watched:
         score.differing += drawn != own[1]
 
 
-def _make_clip(path: Path, x264: str) -> Path:
+def _make_clip(path: Path, x264: str, say: Say) -> Path:
+    say(f"{path.stem}: making the clip")
     spec = ClipSpec("mp4", Fraction(1, 90_000), x264, Fraction(FPS))
     shown = ((picture(n, 0, PATHS["linear"](n / FPS)), n * 90_000 // FPS) for n in range(FRAMES))
     write_clip(path, spec, shown)
