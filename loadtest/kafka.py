@@ -229,7 +229,7 @@ def _stub(system: System, clip: Clip, job: Job, figures: Figures) -> None:
 
 
 def _recovery(system: System, clip: Clip, job: Job, figures: Figures, say: Say) -> None:
-    """A live source, two workers."""
+    """A live source, two workers; for outages of the broker they have member names, as those of `lockstep up` do."""
     address = f"udp://127.0.0.1:{free_port()}"
     for name in ("worker-1", "worker-2"):
         system.role(name, "stub", command=STUB)
@@ -241,12 +241,22 @@ def _recovery(system: System, clip: Clip, job: Job, figures: Figures, say: Say) 
         for number in range(1, job.kills + 1):
             figures.f1_s.append(_kill(system, times, number))
             say(f"F1 {number}/{job.kills}: fresh again after {figures.f1_s[-1]:.1f} s")
+        _with_members(system)
         for number in range(1, job.outages + 1):
             system.stop_broker()
             time.sleep(job.outage_s)
             system.start_broker()
             figures.f2_s.append(_until_fresh(times, time.time()))
             say(f"F2 {number}/{job.outages}: fresh again {figures.f2_s[-1]:.1f} s after the broker's return")
+
+
+def _with_members(system: System) -> None:
+    """A broker that was away for longer than a session waits as long again for members without a name: they are new."""
+    for name in ("worker-1", "worker-2"):
+        system.kill(name)
+    for name in ("worker-1", "worker-2"):
+        system.role(name, "stub", name, command=STUB)
+    wait_for(lambda: _owner(system) != "", "a worker has the source again")
 
 
 def _age(times: Times) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """A worker whose model costs nothing: what is left is the cost of the log.
 
-`python -m serving.testing.stub_worker NAME`. Settings come from the environment, as every role's do.
+`python -m serving.testing.stub_worker NAME [MEMBER]`. Settings come from the environment, as every role's do.
 """
 
 from __future__ import annotations
@@ -30,12 +30,11 @@ def answer(requests: Sequence[InferRequest]) -> list[InferResponse | ServingErro
 
 def main() -> None:
     """Until SIGTERM."""
-    name = sys.argv[1]
+    name, member = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else ""
     with tempfile.TemporaryDirectory(prefix="stub-worker-") as folder:
         bundle = make_bundle(Path(folder), name, "detection", preprocess=SIZE)
-        run_worker(
-            load_settings().settings, WorkerOptions((name,)), lambda _: OpenedModel(bundle, answer, lambda: None)
-        )
+        options = WorkerOptions((name,), member=member)
+        run_worker(load_settings().settings, options, lambda _: OpenedModel(bundle, answer, lambda: None))
 
 
 if __name__ == "__main__":
