@@ -12,7 +12,6 @@ come. Times are the log's own.
 from __future__ import annotations
 
 import random
-import re
 import sys
 import tempfile
 import time
@@ -32,6 +31,7 @@ from loadtest.stream_clips import Clip, read_pictures, write_clip
 
 Say = Callable[[str], None]
 ROLES = ("worker", "mixer", "accountant", "broker")
+WORKERS = ("worker-1", "worker-2")  # of the live source
 STUB = [sys.executable, "-m", "serving.testing.stub_worker"]
 DRAIN_S = 600.0
 CALM_S = 10.0
@@ -231,7 +231,7 @@ def _stub(system: System, clip: Clip, job: Job, figures: Figures) -> None:
 def _recovery(system: System, clip: Clip, job: Job, figures: Figures, say: Say) -> None:
     """A live source, two workers; for outages of the broker they have member names, as those of `lockstep up` do."""
     address = f"udp://127.0.0.1:{free_port()}"
-    for name in ("worker-1", "worker-2"):
+    for name in WORKERS:
         system.role(name, "stub", command=STUB)
     system.job("sender", str(clip.path), address, command=[sys.executable, "-m", "deploy.embedded.sender"])
     system.job("live", "ingest", "live", address, "--model", "stub", "--no-mixed")
@@ -241,7 +241,8 @@ def _recovery(system: System, clip: Clip, job: Job, figures: Figures, say: Say) 
         for number in range(1, job.kills + 1):
             figures.f1_s.append(_kill(system, times, number))
             say(f"F1 {number}/{job.kills}: fresh again after {figures.f1_s[-1]:.1f} s")
-        _with_members(system)
+        if job.outages:
+            _with_members(system)
         for number in range(1, job.outages + 1):
             system.stop_broker()
             time.sleep(job.outage_s)
@@ -251,10 +252,11 @@ def _recovery(system: System, clip: Clip, job: Job, figures: Figures, say: Say) 
 
 
 def _with_members(system: System) -> None:
-    """A broker that was away for longer than a session waits as long again for members without a name: they are new."""
-    for name in ("worker-1", "worker-2"):
+    """Start both again under member names: a nameless one that lost its session in an outage comes back as a new
+    member, and the group waits for the old one."""
+    for name in WORKERS:
         system.kill(name)
-    for name in ("worker-1", "worker-2"):
+    for name in WORKERS:
         system.role(name, "stub", name, command=STUB)
     wait_for(lambda: _owner(system) != "", "a worker has the source again")
 
@@ -292,7 +294,7 @@ def _until_fresh(times: Times, at: float) -> float:
 def _owner(system: System) -> str:
     """The worker whose count of the live source rises."""
     sample = 'lockstep_worker_analysed_total{pipeline="stub",source="live"}'
-    names = [name for name in system.running if re.fullmatch(r"worker-\d", name)]
+    names = [name for name in WORKERS if name in system.running]
     first = {name: system.metric(name, sample) for name in names}
     time.sleep(1.0)
     rising = [name for name in names if system.metric(name, sample) > first[name]]
